@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants mesh bench soak profile deploy-check lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -54,6 +54,9 @@ chaos-crowd: setup ## 1,000 clients killed, then 10,000 idle streams (3 min)
 
 chaos-rolling: setup ## replicas replaced under load, two versions (2 min)
 	@$(BIN)/python -m tests.chaos.rolling $(CHAOS_ARGS)
+
+chaos-takeover: setup ## owners killed and frozen, at default settings (7 min)
+	@$(BIN)/python -m tests.chaos.takeovers $(CHAOS_ARGS)
 
 chaos-mutants: setup ## broken versions of the service: each is caught (8 min)
 	@$(BIN)/python -m tests.chaos.mutants $(CHAOS_ARGS)

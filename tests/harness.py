@@ -126,6 +126,7 @@ async def serving(
         "lease": timedelta(seconds=2),
         "sweep": timedelta(milliseconds=200),
         "poll": timedelta(milliseconds=100),
+        "outcome_patience": timedelta(),
         "drain_delay": timedelta(),
         "drain_grace": timedelta(seconds=2),
     }
@@ -172,8 +173,11 @@ async def server_process(
     program: tuple[str, ...] = ("turnkeeper",),
     python: str = sys.executable,
     stderr: int | None = None,
+    short_times: bool = True,
 ) -> AsyncIterator[ServerProcess]:
     """Starts a server process on a free port, and kills it at the end of the block if it still runs.
+
+    `short_times`: its leases and other times are a test's, not the defaults.
 
     `program`: the module that is run, with its first arguments, by the interpreter `python`.
 
@@ -181,6 +185,8 @@ async def server_process(
     """
     command = [python, "-m", *program, "serve", "--port", "0", "--database", database]
     times = ["--lease", "2s", "--sweep", "200ms", "--poll", "100ms", "--drain-delay", "0s", "--drain-grace", "5s"]
+    times = times if short_times else []
+    patience = {"TURNKEEPER_OUTCOME_PATIENCE": "0s"} if short_times else {}
     if two_tenants is not None and "--identity" not in flags:
         named = two_tenants.settings.items()
         flags = (*(part for name, value in named for part in (f"--{name.replace('_', '-')}", str(value))), *flags)
@@ -188,7 +194,7 @@ async def server_process(
         *command,
         *times,
         *flags,
-        env=environment(model, TURNKEEPER_MONGODB_URI=_of_service(mongo_uri), **(variables or {})),
+        env=environment(model, TURNKEEPER_MONGODB_URI=_of_service(mongo_uri), **patience, **(variables or {})),
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
     )

@@ -160,6 +160,7 @@ class Replica:
             jitter=self._rng.random,
             answer_time=settings.answer_time,
             memory=memory,
+            outcome_patience=settings.outcome_patience,
             add_to_changes=additions(schema) if schema > SCHEMA else lambda _: None,
         )
         return Worker(
@@ -208,14 +209,15 @@ class Replica:
         """Returns the background jobs, which run until the drain has ended."""
         settings, store, metrics, jitter = self._settings, self._store, self._telemetry.metrics, self._rng.random
         keep_alive = LeaseKeepAlive(
-            store.renewer, self._held_leases, lease=settings.lease, patience=settings.loop_patience
+            store.renewer, self._held_leases, lease=settings.lease, patience=settings.patience_of_loop
         )
+        heartbeat = Heartbeat(store, lease=settings.lease)
         sweeper = Sweeper(
             store,
             metrics=metrics,
             notify_worker=self._worker.notify,
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
-            lease=settings.lease,
+            lapsed_by=heartbeat.judge.lapsed_by,
         )
         interval = JitteredInterval(settings.sweep.total_seconds(), jitter)
         expirer = Expirer(store, expire=self._approvals.expire, interval=interval)
@@ -225,7 +227,6 @@ class Replica:
             purge_after=settings.purge_after,
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
         )
-        heartbeat = Heartbeat(store, lease=settings.lease)
         publisher = PreviewPublisher(store, self._feeds, held_leases=self._held_leases, heartbeat=heartbeat)
         receiver = PreviewReceiver(store, store, self._feeds, held_leases=self._held_leases)
         listener = ChangeListener(

@@ -45,6 +45,8 @@ PREFIX: Final = "TURNKEEPER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 RECHECK: Final = timedelta(minutes=1)
 """How often a call's caller is checked again: at its next response, which of a stream may be a keep-alive."""
+PATIENCE_IN_LEASES: Final = 1.5
+"""How long leases are renewed while the event loop is blocked, unless `loop_patience` is set."""
 _WHY_OFTEN: Final = "at a keep-alive the caller of an idle stream is checked again"
 
 
@@ -140,14 +142,19 @@ class Settings(BaseModel):
         "divided by --processes",
     )
     lease: PositiveDuration = Field(
-        default=timedelta(seconds=30), description="how long a turn belongs to its owner after each renewal"
+        default=timedelta(seconds=7), description="how long a turn belongs to its owner after each renewal"
     )
-    loop_patience: PositiveDuration = Field(
-        default=timedelta(seconds=10),
-        description="how long leases are renewed while the process is blocked; a lease later its turns are lost",
+    loop_patience: PositiveDuration | None = Field(
+        default=None,
+        description="how long leases are renewed while the process is blocked; a lease later its turns are lost; "
+        "without it 1.5 leases",
+    )
+    outcome_patience: Duration = Field(
+        default=timedelta(seconds=30),
+        description="how long a turn's new owner awaits the result of a call that must not run twice, before it asks",
     )
     sweep: PositiveDuration = Field(
-        default=timedelta(seconds=2), description="how often lapsed leases and expired approvals are searched for"
+        default=timedelta(seconds=1), description="how often lapsed leases and expired approvals are searched for"
     )
     poll: PositiveDuration = Field(
         default=timedelta(milliseconds=500), description="how often changes without a notification are searched for"
@@ -227,6 +234,11 @@ class Settings(BaseModel):
         return self.health_host or (LOOPBACK if self.host.startswith(UNIX) else self.host)
 
     @property
+    def patience_of_loop(self) -> timedelta:
+        """How long leases are renewed while the event loop is blocked."""
+        return PATIENCE_IN_LEASES * self.lease if self.loop_patience is None else self.loop_patience
+
+    @property
     def algorithms(self) -> Sequence[str]:
         """The names in `jwt_algorithms`."""
         return [name.strip() for name in self.jwt_algorithms.split(",")]
@@ -246,6 +258,8 @@ class Settings(BaseModel):
     def _check_together(self) -> Self:
         if timedelta() < self.keep_events < 2 * self.operation_time:
             raise _misfit("keep_events", "must be 0s, or at least twice --operation-time")
+        if 2 * self.patience_of_loop < self.lease:
+            raise _misfit("loop_patience", "must be at least half of --lease: leases that young are not renewed yet")
         ports = LAST_PORT + 1 - self.prometheus_port
         if self.processes > ports and self.prometheus_port:
             raise _misfit("processes", f"must be at most {ports} with --prometheus-port {self.prometheus_port}")

@@ -18,8 +18,11 @@ from tests.chaos.database import Client, Node, ReplicaSet
 from tests.chaos.programs import Program
 from tests.chaos.proxy import Wire
 from tests.chaos.servers import Server, environment
+from turnkeeper.settings import Settings
 
 DATABASE: Final = "chaos"
+LEASE: Final = Settings().lease.total_seconds()
+"""Seconds: the service's default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ class Plan:
     variables: Mapping[str, str] = field(default_factory=dict)
     servers: int = 3
     nodes: int = 3
-    lease: float = 5.0
+    lease: float = LEASE
     clocks: bool = True
     flags: Sequence[str] = ()
 

@@ -45,7 +45,7 @@ class Options:
     folder: Path
     report: Path
     clocks: bool = True
-    lease: float = 5.0
+    lease: float = clusters.LEASE
     sessions: int | None = None
     quiet: bool = False
 

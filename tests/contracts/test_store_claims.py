@@ -151,6 +151,18 @@ async def test_a_turn_of_a_busy_agent_or_tenant_waits(store: Store) -> None:
     assert claim.session_key == key
 
 
+async def test_i4_a_lease_that_had_not_lapsed_by_a_second_clock_is_kept(store: Store) -> None:
+    key = await begin(store)
+    before = (await head_of(store, key)).now
+    _, owned = await run_turn(store, key, lease=SHORT)
+    await lapse(store, key)
+    assert await store.requeue_lapsed(lapsed_by=before) == 0
+    assert (await head_of(store, key)).owner == "one"
+    assert await store.renew(key, owner="one", fence=owned.fence, lease=SHORT)
+    await lapse(store, key)
+    assert await store.requeue_lapsed(lapsed_by=(await head_of(store, key)).now) == 1
+
+
 async def test_i9_a_lapsed_lease_is_requeued_and_counted(store: Store) -> None:
     key = await begin(store)
     turn = await make_due(store, key)

@@ -189,3 +189,16 @@ async def test_a_renewal_extends_the_lease_of_its_owner_alone(store: Store) -> N
     assert head.revision == read.revision
     await run_turn(store, key, owner="two")
     assert not await renew("one", fence)
+
+
+async def test_all_leases_of_an_owner_are_renewed_at_once(store: Store) -> None:
+    keys = [await begin(store) for _ in range(3)]
+    leases = {key: (await run_turn(store, key, lease=SHORT))[1].fence for key in keys}
+    for key in keys:
+        await lapse(store, key)
+    await run_turn(store, keys[1], owner="two")
+    renewed = await store.renew_all(leases, owner="one", lease=LONG)
+    assert renewed == {keys[0]: True, keys[1]: False, keys[2]: True}
+    assert [(await head_of(store, key)).owner for key in keys] == ["one", "two", "one"]
+    assert all([(await head_of(store, key)).owned for key in keys])
+    assert await store.renew_all({}, owner="one", lease=LONG) == {}

@@ -1,11 +1,11 @@
 """Claims, leases, requests to cancel, and sweeps."""
 
-import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tests.memory_store.part import Part
 from tests.memory_store.state import BrokenRuns, LostOwner, StoredSession
+from turnkeeper import lease_clock
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
@@ -56,7 +56,7 @@ class Leases(Part):
             lost_owners=len(self._database.still_lost(stored)),
             broken_runs=stored.broken.times if stored.broken else 0,
             more=len(due) > 1,
-            sent_at=time.monotonic(),
+            sent_at=lease_clock.now(),
         )
 
     async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:
@@ -77,6 +77,15 @@ class Leases(Part):
 
     async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
         await self._enter("renew")
+        return self._renew(key, owner=owner, fence=fence, lease=lease)
+
+    async def renew_all(
+        self, leases: Mapping[SessionKey, int], *, owner: str, lease: timedelta
+    ) -> Mapping[SessionKey, bool]:
+        await self._enter("renew")
+        return {key: self._renew(key, owner=owner, fence=fence, lease=lease) for key, fence in leases.items()}
+
+    def _renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
         stored = self._database.sessions.get(key)
         if stored is None or (stored.owner, stored.fence) != (owner, fence):
             return False
@@ -97,9 +106,11 @@ class Leases(Part):
         await self._enter("cancelled_among")
         return [key.session_id for key in owned if not self._is_undisturbed(self._database.sessions.get(key))]
 
-    async def requeue_lapsed(self) -> int:
+    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None) -> int:
         await self._enter("requeue_lapsed")
-        return sum(self._requeue(stored) for stored in self._database.sessions.values())
+        now = self._database.now()
+        lapsed_by = now if lapsed_by is None else min(now, lapsed_by)
+        return sum(self._requeue(stored, lapsed_by) for stored in self._database.sessions.values())
 
     async def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
         await self._enter("lapsed_approvals")
@@ -167,11 +178,11 @@ class Leases(Part):
             and not stored.suspended
         )
 
-    def _requeue(self, stored: StoredSession) -> bool:
+    def _requeue(self, stored: StoredSession, lapsed_by: datetime) -> bool:
         """Makes the session's turn claimable if no owner will run it otherwise. Returns True if it did."""
         now, wake_at, lapses = self._database.now(), self._database.now(), stored.lapses
         active_turn, queue = stored.active_turn, stored.queue
-        if active_turn and stored.lease_until is not None and stored.lease_until <= now:
+        if active_turn and stored.lease_until is not None and stored.lease_until <= lapsed_by:
             wake_at = now + min(timedelta(seconds=15), timedelta(seconds=0.5) * (2**lapses - 1))
             lapses += 1
             self._judge_lost_owners(stored, stored.lease_until)

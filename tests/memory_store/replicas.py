@@ -9,6 +9,7 @@ from datetime import timedelta
 from tests.memory_store.part import Part
 from tests.memory_store.state import Heartbeat
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.store.contract import StoredHeartbeat
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
@@ -54,11 +55,11 @@ class Replicas(Part):
         places = sorted(place for place in self._database.previews if place[:3] == (key, message_id, attempt))
         return [self._database.previews[place] for place in places if place[3] >= after]
 
-    async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
+    async def write_heartbeat(self, *, silent_after: timedelta) -> StoredHeartbeat:
         await self._enter("write_heartbeat")
         database = self._database
         database.heartbeats[self._replica] = Heartbeat(database.now(), silent_after, self._process)
-        return database.others_alive(self._replica)
+        return StoredHeartbeat(database.now(), database.others_alive(self._replica))
 
     async def secret(self, name: str) -> bytes:
         await self._enter("secret")

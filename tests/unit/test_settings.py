@@ -63,14 +63,14 @@ def test_without_anything_the_defaults_count() -> None:
         (["--model", "None"], {}, "model", "None"),
         (["--mongodb-uri", "mongodb://a,b/?x=[1]"], {}, "mongodb_uri", "mongodb://a,b/?x=[1]"),
         (["--model", ""], {"TURNKEEPER_MODEL": "m"}, "model", ""),
-        ([], {"turnkeeper_lease": "9s"}, "lease", timedelta(seconds=30)),
+        ([], {"turnkeeper_lease": "9s"}, "lease", timedelta(seconds=7)),
         ([], {"HOST": "10.0.0.1", "MODEL": "m"}, "model", ""),
         (["--memory", "2GiB"], {"TURNKEEPER_MEMORY": "1GiB"}, "memory", 2 << 30),
         ([], {"TURNKEEPER_MEMORY": "1.5GiB"}, "memory", 3 << 29),
         (["--poll", "250ms"], {}, "poll", timedelta(milliseconds=250)),
         (["--rotation", "1.5h"], {}, "rotation", timedelta(minutes=90)),
         (["--rotation", "10m"], {}, "rotation", timedelta(minutes=10)),
-        ([], {"TURNKEEPER_NO_SUCH_THING": "1"}, "lease", timedelta(seconds=30)),
+        ([], {"TURNKEEPER_NO_SUCH_THING": "1"}, "lease", timedelta(seconds=7)),
     ],
 )
 def test_what_counts(flags: list[str], variables: dict[str, str], name: str, value: object) -> None:
@@ -86,6 +86,7 @@ def test_what_counts(flags: list[str], variables: dict[str, str], name: str, val
         (["--lease", "99999999999999999999h"], {}, "--lease is '99999999999999999999h'; it must be a duration"),
         (["--lease", "0s"], {}, "--lease must be from 1ms to 36525d"),
         (["--lease", "0.001ms"], {}, "--lease must be from 1ms to 36525d"),
+        (["--loop-patience", "3s"], {}, "--loop-patience must be at least half of --lease: leases that young"),
         (["--purge-after", "999999d"], {}, "--purge-after must be from 1ms to 36525d"),
         (["--keep-events", "999999d"], {}, "--keep-events must be at most 36525d"),
         (["--operation-time", "2h"], {}, "--operation-time must be from 1ms to 60m"),
@@ -191,6 +192,12 @@ def test_another_process_reads_the_same_from_its_environment() -> None:
         assert variables["PATH"] == "/bin"
 
 
+def test_the_patience_with_a_blocked_loop_follows_the_lease() -> None:
+    assert Settings().patience_of_loop == 1.5 * Settings().lease
+    assert Settings(lease=timedelta(seconds=20)).patience_of_loop == timedelta(seconds=30)
+    assert Settings(loop_patience=timedelta(seconds=9)).patience_of_loop == timedelta(seconds=9)
+
+
 def test_without_memory_the_processes_share_half_of_the_machines() -> None:
     machine = sizes.of_machine()
     assert Settings().with_memory().memory == machine // 2
@@ -217,7 +224,7 @@ def test_the_help_shows_variables_and_defaults() -> None:
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')}" in shown
         assert variables_of(name)[0] in shown
-    for example in ("TURNKEEPER_LEASE; 30s]", "TURNKEEPER_POLL; 500ms]", "TURNKEEPER_ROTATION; 10m]", "± 10 %"):
+    for example in ("TURNKEEPER_LEASE; 7s]", "TURNKEEPER_POLL; 500ms]", "TURNKEEPER_ROTATION; 10m]", "± 10 %"):
         assert example in shown
 
 

@@ -204,6 +204,16 @@ class Call(BelongsToSession):
         """Returns True if a decision may still depend on the call: it has no result, or its outcome is in question."""
         return self.state is not CallState.RETURNED or self.unsettled
 
+    @property
+    def late_result(self) -> ToolResult | None:
+        """Returns what the tool returned, if that came too late for the owner that started the call last.
+
+        Returns None if nothing came, or what came does not tell whether the tool took effect.
+        """
+        if self.late_attempt != self.attempt or self.late_outcome not in (ToolOutcome.OK, ToolOutcome.FAILED):
+            return None
+        return ToolResult(outcome=self.late_outcome, result_json=self.late_result_json)
+
     def start(self, *, attempt: int, fence: int) -> "Call":
         """Returns the call as STARTED. Raises ValueError unless it is READY."""
         if self.state is not CallState.READY:

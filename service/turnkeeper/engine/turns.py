@@ -1,11 +1,11 @@
 """The verbs on turns: start one with a message, get, wait for, cancel and retry it."""
 
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 
+from turnkeeper import lease_clock
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.client_tools import ClientTools
@@ -152,7 +152,7 @@ class Turns:
         return await self._once(message, None, partial(self._start, message, creation))
 
     async def _start(self, message: NewMessage, creation: Creation | None, place: Place) -> RequestRecord:
-        began = time.monotonic()
+        began = lease_clock.now()
         with place, self._worker.reserve(message.key.tenant) as room:
             fault("message.before_store")
             stored = await self._append(message, creation, place, room)
@@ -256,7 +256,7 @@ class Turns:
 
             async def prepare() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
                 nonlocal began
-                began = time.monotonic()  # the lease's age counts from the try that takes it
+                began = lease_clock.now()  # the lease's age counts from the try that takes it
                 read_at = (await self._store.last_seqs([session])).get(session, 0)
                 newest = await self._store.turns(session, states=(), limit=1, before=None)
 

@@ -374,4 +374,4 @@ class Claim(BelongsToSession):
     more: bool = False
     """Other turns were due as well."""
     sent_at: float = field(default=0.0, compare=False)
-    """When the write that leased the turn was sent, in monotonic seconds."""
+    """When the write that leased the turn was sent, by the lease clock."""

@@ -11,7 +11,7 @@ Every method raises ServiceUnavailable if the database cannot be reached or does
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
@@ -221,6 +221,16 @@ class Leases(Protocol):
         """Extends the lease to `lease` from now. Returns False if another owner or fence holds the session."""
         ...
 
+    async def renew_all(
+        self, leases: Mapping[SessionKey, int], *, owner: str, lease: timedelta
+    ) -> Mapping[SessionKey, bool]:
+        """Renews all leases of an owner, given as sessions with their fences, in as few commands as possible.
+
+        Returns True for each that is held, False for one that another owner or fence holds. Those of which that is not
+        known in time are left out. Raises ServiceUnavailable if none is known.
+        """
+        ...
+
     async def cancelled_among(self, owned: Sequence[SessionKey]) -> Sequence[str]:
         """Returns the ids of those of the sessions whose owner must look: the session is suspended, its active turn
         is to be cancelled, or its lease has lapsed."""
@@ -262,13 +272,20 @@ def heartbeat_interval(silent_after: timedelta) -> timedelta:
     return min(silent_after / 4, HEARTBEAT_INTERVAL)
 
 
+class StoredHeartbeat(NamedTuple):
+    """A heartbeat that a majority has."""
+
+    at: datetime
+    """The database's time after it was stored."""
+    others_alive: bool
+    """Another replica's heartbeat is still fresh."""
+
+
 class ReplicaRegistry(Protocol):
     """Which replicas are alive, and what all of them share."""
 
-    async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
-        """Publishes this replica's heartbeat, every `heartbeat_interval(silent_after)`.
-
-        Returns True if another replica's heartbeat is still fresh.
+    async def write_heartbeat(self, *, silent_after: timedelta) -> StoredHeartbeat:
+        """Publishes this replica's heartbeat on a majority, every `heartbeat_interval(silent_after)`.
 
         Other replicas abort this one's open transactions once its heartbeat is older than `silent_after`; the replica
         may start new ones after that.
@@ -342,8 +359,8 @@ class EventCodec(Protocol):
 class Renewer(Protocol):
     """Renews leases from a thread of its own, over a connection of its own."""
 
-    def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
-        """Renews as `Leases.renew` does, and blocks the thread until the database has answered."""
+    def renew_all(self, leases: Mapping[SessionKey, int], *, owner: str, lease: timedelta) -> Mapping[SessionKey, bool]:
+        """Renews as `Leases.renew_all` does, and blocks the thread until the database has answered."""
         ...
 
     def close(self) -> None:

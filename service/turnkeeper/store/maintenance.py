@@ -1,7 +1,7 @@
 """What the background jobs ask of a store, over all tenants: the roles of the sweeper, the expirer and the janitor."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol
 
 from turnkeeper.domain.approval import Approval
@@ -31,8 +31,11 @@ class UnclaimedTurns(NamedTuple):
 class Maintenance(Protocol):
     """What the sweeper needs, over all tenants."""
 
-    async def requeue_lapsed(self) -> int:
+    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None) -> int:
         """Makes turns claimable that no owner will run otherwise. Returns how many.
+
+        With `lapsed_by`, only leases that had lapsed at that time of the database count as lapsed, and only replicas
+        that were silent then as silent.
 
         First aborts the open transactions of silent replicas. Then makes claimable:
 

@@ -55,6 +55,8 @@ async def settle_turns(
             content=[message_pb2.Part(text=message)],
             create_session=chat_pb2.CreateSessionParams(agent=agent),
         )
+        if state == "RUNNING":
+            request.wait.SetInParent()  # no time: it does not end
         async with limit:
             turn = (await stubs[number % len(stubs)].SendMessage(request)).turn
         if (state_name := chat_pb2.TurnState.Name(turn.state)) != f"TURN_STATE_{state}":

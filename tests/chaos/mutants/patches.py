@@ -87,8 +87,14 @@ def no_fence() -> None:
     async def renew(self: claims.Claims, key: SessionKey, **_: object) -> bool:
         return True
 
+    async def renew_all(
+        self: claims.Claims, leases: Mapping[SessionKey, int], **_: object
+    ) -> Mapping[SessionKey, bool]:
+        return dict.fromkeys(leases, True)
+
     Changesets.commit = commit  # type: ignore[method-assign]
     claims.Claims.renew = renew  # type: ignore[method-assign]
+    claims.Claims.renew_all = renew_all  # type: ignore[method-assign]
 
 
 def fence_read_not_written() -> None:

@@ -22,11 +22,14 @@ from tests.chaos.rolling.load import SCRIPT, Load
 from tests.checker.compare import differences
 from tests.demo.ports import free_port
 from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper.settings import Settings, shown
 from turnkeeper.store.embedded import EmbeddedMongo
 
 REPORT = Path("build/chaos-rolling.json")
 DATABASE = "rolling"
 REPLICAS = 3
+LEASE = shown(Settings().lease)
+"""The default of this version."""
 SETTLE = 5.0
 """Seconds of load before, between and after."""
 AGENTS = """
@@ -68,7 +71,7 @@ class Replica:
 
     async def start(self, version: Version) -> None:
         stage = self._stage
-        flags = ("--agents", str(stage.agents), "--port", str(self.port), "--lease", "5s", "--drain-delay", "1s")
+        flags = ("--agents", str(stage.agents), "--port", str(self.port), "--lease", LEASE, "--drain-delay", "1s")
         program = harness.server_process(
             stage.mongo_uri,
             DATABASE,

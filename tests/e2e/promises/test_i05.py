@@ -5,7 +5,7 @@ whose start of a tool is confirmed after its lease does not start it.
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
 from tests.e2e.support.lost_servers import killed_while_running, question, returned
 from turnkeeper.domain.event import ToolStarted
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed
@@ -153,7 +154,7 @@ class NoRenewals(MongoRenewer):
     def __init__(self) -> None:
         """Connects to nothing."""
 
-    def renew(self, *_: Any, **__: Any) -> bool:
+    def renew_all(self, *_: Any, **__: Any) -> Mapping[SessionKey, bool]:
         raise ServiceUnavailable
 
     def close(self) -> None:
@@ -188,6 +189,11 @@ class Late(MongoStore):
         if self.has_started:
             raise ServiceUnavailable
         return await super().renew(*args, **kwargs)
+
+    async def renew_all(self, *args: Any, **kwargs: Any) -> Mapping[SessionKey, bool]:
+        if self.has_started:
+            raise ServiceUnavailable
+        return await super().renew_all(*args, **kwargs)
 
     def renewer(self) -> NoRenewals:
         return NoRenewals()

@@ -58,9 +58,10 @@ async def test_another_replica_counts_until_its_heartbeat_is_older_than_its_limi
     new_store: NewStore,
 ) -> None:
     one, two = await new_store(replica="one"), await new_store(replica="two")
-    assert not await one.write_heartbeat(silent_after=timedelta(minutes=1))
-    assert await two.write_heartbeat(silent_after=timedelta(milliseconds=1))
-    while await one.write_heartbeat(silent_after=timedelta(minutes=1)):
+    long = timedelta(minutes=1)
+    assert not (await one.write_heartbeat(silent_after=long)).others_alive
+    assert (await two.write_heartbeat(silent_after=timedelta(milliseconds=1))).others_alive
+    while (await one.write_heartbeat(silent_after=long)).others_alive:
         pass
-    assert await two.write_heartbeat(silent_after=timedelta(minutes=1))
-    assert await one.write_heartbeat(silent_after=timedelta(minutes=1))
+    assert (await two.write_heartbeat(silent_after=long)).others_alive
+    assert (await one.write_heartbeat(silent_after=long)).others_alive

@@ -129,6 +129,7 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),
         "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
+        "renew_all": lambda: store.renew_all({key: 1}, owner="one", lease=LONG),
         "cancelled_among": lambda: store.cancelled_among([key]),
         "claim": lambda: store.claim("one", lease=LONG),
         "requeue_lapsed": store.requeue_lapsed,

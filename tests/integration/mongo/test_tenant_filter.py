@@ -162,6 +162,7 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "put_previews": lambda: store.put_previews([a_preview_chunk(PLACE)]),
         "previews": lambda: store.previews(key, message_id="m", attempt=1, after=0),
         "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
+        "renew_all": lambda: store.renew_all({key: 1}, owner="one", lease=LONG),
         "give_back": lambda: store.give_back(key, owner="one", fence=1),
         "cancelled_among": lambda: store.cancelled_among(both),
         "active_turns": lambda: store.active_turns(tenant, TurnFilter(tool="x"), limit=5, after=None),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Final
 
 import pytest
@@ -54,8 +55,14 @@ def option(name: str) -> float:
 
 
 def settings() -> Mapping[str, float]:
+    return {name: default.total_seconds() for name, default in defaults().items()}
+
+
+def defaults() -> Mapping[str, timedelta]:
+    """Returns the default of each time that is a setting; of one that follows from another, what follows."""
     fields = {f"--{name.replace('_', '-')}": field.default for name, field in Settings.model_fields.items()}
-    return {name: value.total_seconds() for name, value in fields.items() if hasattr(value, "total_seconds")}
+    times = {name: default for name, default in fields.items() if isinstance(default, timedelta)}
+    return {**times, "--loop-patience": Settings().patience_of_loop}
 
 
 WAIT: Final = chat_pb2.GetTurnRequest.DESCRIPTOR.fields_by_name["wait"]
@@ -103,7 +110,7 @@ def rows() -> Sequence[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "default"), rows(), ids=lambda value: value)
 def test_each_default_is_that_of_the_code_or_the_file(times: Mapping[str, float], name: str, default: str) -> None:
     if name.startswith("--"):
-        assert default == shown(Settings.model_fields[name[2:].replace("-", "_")].default)
+        assert default == shown(defaults()[name])
     assert seconds(default) == times[name]
 
 

@@ -1,26 +1,41 @@
 """The leases that this replica holds: each is the right to write to a session as its turn's owner, under a fence.
 
-Here are all fractions of a lease's duration (`--lease`) at which something is done, except those of the heartbeat.
+Here are all fractions of a lease's duration (`--lease`) at which something is done, except those of the heartbeat: so
+that they change together. Every age is by the lease clock.
 """
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from turnkeeper import lease_clock
 from turnkeeper.domain.session import SessionKey
 
 RENEW_AFTER: Final = 1 / 4
 """The worker renews a lease that no commit has renewed for this fraction of it."""
-RENEW_AFTER_WHEN_BLOCKED: Final = 1 / 2
+RENEW_AFTER_WHEN_BLOCKED: Final = 3 / 8
 """The keep-alive's thread renews a lease that the event loop has not renewed for this fraction of it."""
+RENEW_BESIDE_COMMIT_AFTER: Final = 1 / 2
+"""A commit under way extends its lease itself. It is renewed all the same once it has this fraction of its age."""
 SURELY_HELD_FOR: Final = 2 / 3
 """The owner starts new work only in this first fraction of a lease; the rest is its margin."""
 CHECK_EVERY: Final = 1 / 16
 """The worker and the keep-alive's thread check the ages of the leases once in this fraction of a lease."""
+SILENT_AFTER: Final = 3 / 5
+"""A replica whose heartbeat was answered last before this fraction of a lease takes no lease for lapsed.
+
+It is less than what is left of the lease of an owner that is alive, when the database falls silent: it renews from
+RENEW_AFTER on, once in CHECK_EVERY.
+"""
+HOLD_BACK: Final = 3 / 4
+"""Nor does it for this fraction of a lease after the database has answered again: owners that live renew first."""
+CLOCK_JUMP: Final = 1 / 8
+"""A database's clock that gets ahead by this fraction of a lease between two heartbeats has jumped."""
+OWNER_PATIENCE: Final = 60.0
+"""Seconds for which an owner tries again while the database is unavailable. Another one may take its turn meanwhile."""
 
 
 class LeaseLost(Exception):
@@ -38,8 +53,8 @@ class HeldLease:
     fence: int
     duration: timedelta
     """How long the lease lasts from each renewal."""
-    renewed_at: float = field(default_factory=time.monotonic)
-    """Monotonic seconds, from before the renewing write was sent: the lease never seems younger than it is."""
+    renewed_at: float = field(default_factory=lease_clock.now)
+    """From before the renewing write was sent: the lease never seems younger than it is."""
     notified: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the turn's run must read the session again: a cancellation was requested, or something was stored."""
     releasing: bool = False
@@ -48,6 +63,8 @@ class HeldLease:
     """The run hands the turn over now, without waiting for its model or its tools."""
     writes: int = 0
     """Commits of the owner that are under way."""
+    is_renewed_alone: bool = False
+    """A renewal of this lease alone is under way."""
     lost: bool = False
     """Another owner has the session."""
     run: asyncio.Task[None] | None = None
@@ -56,12 +73,13 @@ class HeldLease:
     @property
     def age(self) -> float:
         """Seconds since the last renewal."""
-        return time.monotonic() - self.renewed_at
+        return lease_clock.now() - self.renewed_at
 
     @property
     def renewal_due(self) -> bool:
-        """Returns True once the lease is older than RENEW_AFTER of its duration: the worker renews it."""
-        return self.age > self.duration.total_seconds() * RENEW_AFTER
+        """Returns True if the worker must renew the lease."""
+        fraction = RENEW_BESIDE_COMMIT_AFTER if self.writes else RENEW_AFTER
+        return self.age > self.duration.total_seconds() * fraction
 
     @property
     def surely_held(self) -> bool:
@@ -81,9 +99,12 @@ class HeldLease:
         finally:
             self.writes -= 1
 
-    def check(self) -> None:
-        """Raises LeaseLost if the lease is no longer surely held: the owner starts nothing new."""
-        if not self.surely_held:
+    def check_tries(self, *, since: float) -> None:
+        """Raises LeaseLost if the owner must not try again what the database has not answered.
+
+        Another owner has the session, the turn is cut, or the first try, at `since`, was OWNER_PATIENCE ago.
+        """
+        if self.lost or self.cut or lease_clock.now() - since > OWNER_PATIENCE:
             raise LeaseLost
 
 

@@ -38,7 +38,7 @@ class Assignment:
     turn_id: str
     fence: int
     taken_at: float
-    """Monotonic seconds, before the write that took the lease was sent."""
+    """By the lease clock, before the write that took the lease was sent."""
     cached: CachedSnapshot | None = None
     """The session as the commit that took the lease left it. None if it must be read."""
     is_begun: bool = False

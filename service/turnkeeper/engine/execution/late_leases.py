@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from turnkeeper import lease_clock
+from turnkeeper.engine.eventlog.lease import OWNER_PATIENCE
 from turnkeeper.engine.execution.attempt import Assignment
 from turnkeeper.engine.execution.rooms import Room
 from turnkeeper.engine.execution.services import RunServices
@@ -64,9 +66,9 @@ class LateLeases:
     async def _run_or_give_back(self, changeset: Changeset, fence: int) -> str:
         """Runs the turn here, or lets any replica claim it if there is no room. Returns what follows, for the log."""
         key, owner, leases = changeset.session_key, self._offer.owner, self._services.leases
-        until = time.monotonic() + self._offer.lease.total_seconds()
+        until = lease_clock.now() + OWNER_PATIENCE
         while True:
-            sent_at = time.monotonic()
+            sent_at = lease_clock.now()
             try:
                 with self._reserve(changeset.tenant) as room:
                     if not room.is_free:

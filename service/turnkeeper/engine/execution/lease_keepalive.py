@@ -8,11 +8,11 @@ loop was last seen running. A blocked loop's leases lapse at most one patience a
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 
+from turnkeeper import lease_clock
 from turnkeeper.engine.eventlog.lease import CHECK_EVERY, RENEW_AFTER_WHEN_BLOCKED, HeldLeases
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Renewer
@@ -40,14 +40,14 @@ class LeaseKeepAlive:
 
     async def run(self) -> None:
         """Records at each CHECK_EVERY that the event loop runs, until cancelled. The thread ends with it."""
-        self._loop_ran_at = time.monotonic()
+        self._loop_ran_at = lease_clock.now()
         loop = asyncio.get_running_loop()
         thread = threading.Thread(target=self._run_thread, args=(loop,), name="renewals", daemon=True)
         thread.start()
         try:
             while True:
                 await asyncio.sleep(self._pause)
-                self._loop_ran_at = time.monotonic()
+                self._loop_ran_at = lease_clock.now()
         finally:
             self._stopped.set()
             await asyncio.to_thread(thread.join, JOIN_TIME)
@@ -70,13 +70,14 @@ class LeaseKeepAlive:
 
     def _renew_all(self, renewer: Renewer, loop: asyncio.AbstractEventLoop) -> None:
         """Renews the leases older than RENEW_AFTER_WHEN_BLOCKED; the worker renews them earlier if the loop runs."""
-        for lease in self._held_leases:
-            if self._stopped.is_set() or time.monotonic() - self._loop_ran_at > self._patience:
-                return
-            if lease.age <= self._lease.total_seconds() * RENEW_AFTER_WHEN_BLOCKED:
-                continue
-            sent_at = time.monotonic()
-            if renewer.renew(lease.key, owner=lease.owner, fence=lease.fence, lease=self._lease):
-                lease.renewed(sent_at)
+        old = self._lease.total_seconds() * RENEW_AFTER_WHEN_BLOCKED
+        due = {lease.key: lease for lease in self._held_leases if lease.age > old}
+        sent_at = lease_clock.now()
+        if not due or sent_at - self._loop_ran_at > self._patience:
+            return
+        fences, owner = {key: lease.fence for key, lease in due.items()}, next(iter(due.values())).owner
+        for key, is_held in renewer.renew_all(fences, owner=owner, lease=self._lease).items():
+            if is_held:
+                due[key].renewed(sent_at)
             else:
-                loop.call_soon_threadsafe(self._held_leases.lose, lease)
+                loop.call_soon_threadsafe(self._held_leases.lose, due[key])

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Self, TypeVar
 
+from turnkeeper import lease_clock
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.conversation import Conversation
-from turnkeeper.engine.eventlog.lease import HeldLease, LeaseLost
+from turnkeeper.engine.eventlog.lease import OWNER_PATIENCE, HeldLease, LeaseLost
 from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.services import RunServices
@@ -32,8 +33,7 @@ class OwnedTurn:
     async def open(cls, services: RunServices, *, lease: HeldLease, cached: CachedSnapshot | None) -> Self:
         """Returns the turn as in `cached`, the snapshot of the commit that took the lease; reads it if that is None.
 
-        Raises LeaseLost if another owner has the session, or if the database is unavailable until the lease is no
-        longer surely held; ServiceUnavailable if only a newer version can read the session.
+        Raises as `retry_while_held`, and LeaseLost if another owner has the session.
         """
         if cached is None:
             snapshot = await retry_while_held(services, lease, lambda: _read(services, lease))
@@ -62,17 +62,40 @@ class OwnedTurn:
     async def read_conversation(self, conversation: Conversation) -> None:
         """Reads the conversation up to the snapshot. Every later `append` and `read` keeps it up to date.
 
-        Raises LeaseLost if the database is unavailable until the lease is no longer surely held.
+        Raises as `retry_while_held`.
         """
         await retry_while_held(self._services, self.lease, lambda: conversation.read(until=self.snapshot.head.end))
         self._conversation = conversation
+
+    async def hold(self) -> None:
+        """Returns as soon as the lease is surely held: what the owner starts right after that is its to start.
+
+        A lease that was not renewed in time is renewed first, under its fence: the owner or the database was slow or
+        stopped, and no other replica has taken the turn yet. Raises LeaseLost if one has, or if that stays unknown
+        for OWNER_PATIENCE.
+        """
+        lease, began = self.lease, lease_clock.now()
+        while not lease.surely_held:
+            sent_at = lease_clock.now()
+            try:
+                is_ours = await self._services.leases.renew(
+                    lease.key, owner=lease.owner, fence=lease.fence, lease=lease.duration
+                )
+            except ServiceUnavailable:
+                lease.check_tries(since=began)
+                await _pause(self._services)
+                continue
+            if not is_ours:
+                raise LeaseLost
+            lease.renewed(sent_at)
+            lease.check_tries(since=began)
 
     async def append(self, decide: Callable[[UnitOfWork], T]) -> T:
         """Stores a decision, and returns what `decide` returned. One that changes nothing still extends the lease.
 
         Reads the session and decides again if another write came first: a message was queued, an approval decided. It
         pauses before that, as callers do; callers of the session let it first. Raises LeaseLost if another owner has
-        the session, ServiceUnavailable if the result stays unknown for two leases, and what `decide` raises.
+        the session, ServiceUnavailable if the result stays unknown for OWNER_PATIENCE, and what `decide` raises.
         """
         with self._services.log_writer.lines.owner_writes(self.lease.key):
             return await self._append(decide)
@@ -124,20 +147,20 @@ class OwnedTurn:
     async def _commit(self, uow: UnitOfWork) -> Committed | None:
         """Commits the changeset, and renews the lease. Returns None if the session changed since it was read.
 
-        Sends the same changeset again while its result is unknown, for two leases at most. The lease is counted from
-        the first sending, which may be the one that was applied. Raises LeaseLost if another owner has the session,
-        ServiceUnavailable if the result is still unknown after two leases.
+        Sends the same changeset again while its result is unknown, for OWNER_PATIENCE at most. The lease is counted
+        from the first sending, which may be the one that was applied. Raises LeaseLost if another owner has the
+        session, ServiceUnavailable if the result is still unknown then.
         """
         log_writer, metrics, lease = self._services.log_writer, self._services.metrics, self.lease
         changeset = uow.changeset(changeset_id=log_writer.new_id(), fence=lease.fence, lease_for=lease.duration)
         changeset = replace(changeset, owner=lease.owner)
-        sent_at = time.monotonic()
+        sent_at = lease_clock.now()
         while True:
             try:
                 with lease.writing():
                     result = await log_writer.commit(changeset)
             except ServiceUnavailable:
-                if time.monotonic() - sent_at > 2 * lease.duration.total_seconds():
+                if lease_clock.now() - sent_at > OWNER_PATIENCE:
                     raise
                 metrics.append_retry("UNAVAILABLE")
                 await _pause(self._services)
@@ -158,18 +181,19 @@ async def _read(services: RunServices, lease: HeldLease) -> Snapshot:
 
 
 async def retry_while_held(services: RunServices, lease: HeldLease, read: Callable[[], Awaitable[T]]) -> T:
-    """Returns what `read` returns. Calls it again while the database is unavailable and the lease is surely held.
+    """Returns what `read` returns. Calls it again while the database is unavailable.
 
-    Raises LeaseLost if the database is still unavailable after that, ServiceUnavailable if only a newer version can
-    read it: meanwhile the lease is renewed, so that trying again would keep the turn here for good.
+    Raises LeaseLost if the lease is lost, or the database unavailable for longer than OWNER_PATIENCE. Raises
+    ServiceUnavailable if only a newer version can read it: to try again would keep the turn here for good.
     """
+    began = lease_clock.now()
     while True:
         try:
             return await read()
         except ServiceUnavailable as error:
             if error.needs_newer_version:
                 raise
-            lease.check()
+            lease.check_tries(since=began)
             await _pause(services)
 
 

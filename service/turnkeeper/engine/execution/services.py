@@ -40,6 +40,8 @@ class RunServices:
     """Returns a random number from 0 to 1."""
     answer_time: timedelta = timedelta(minutes=10)
     """How long a model's whole answer may take. Models watch this deadline; runs do for those that do not."""
+    outcome_patience: timedelta = timedelta(seconds=30)
+    """How long a new owner waits for the result of a call that a lost owner started and that must not run twice."""
     detached: set[asyncio.Task[Any]] = field(default_factory=set)
     """Cancelled tools and model calls that did not end in time: referenced here until they do. Nothing awaits them."""
     memory: MemoryPart = field(default_factory=lambda: MemoryBudget().part("turns"))

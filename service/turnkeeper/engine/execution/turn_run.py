@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import (
     AwaitAnswers,
     AwaitResults,
@@ -87,6 +87,8 @@ class TurnRun:
             detached=services.detached,
         )
         self._handed_over = False
+        self._awaits_late_until = 0.0
+        """By the monotonic clock; results of lost owners' calls are awaited until then."""
 
     @property
     def turn(self) -> Turn:
@@ -99,6 +101,7 @@ class TurnRun:
         `is_begun`: the commit that took the lease began the attempt. `lapses`: how many owners in a row were lost
         before. Raises LeaseLost or ServiceUnavailable if the lease is lost, or may be lost.
         """
+        self._awaits_late_until = time.monotonic() + self._services.outcome_patience.total_seconds()
         try:
             if not is_begun:
                 await self._append(lambda uow: turn_rules.begin_attempt(uow, lapses=lapses))
@@ -137,9 +140,7 @@ class TurnRun:
                 await self._await_results()  # starts no tool, but awaits those that run
             case ResolveLost(calls=calls):
                 lost = frozenset(call.id for call in calls)
-                await self._append(lambda uow: turn_rules.resolve_lost_calls(uow, lost, agent=self._agent))
-                for _ in (call for call in calls if not call.tool_class.may_start_again):
-                    self._services.metrics.unknown_outcome("OWNER_LOST")
+                await self._resolve_lost(lost)
             case RunTools() | AwaitAnswers() | Complete() | Fail():
                 await self._append(lambda _: None)
             case _:
@@ -153,9 +154,36 @@ class TurnRun:
             agent=self._agent,
             toolbox=self._services.toolbox,
             fence=self._lease.fence,
-            running=self._tools.running,
+            running=self._tools.running | self._awaited_late(),
             releasing=self._lease.releasing,
         )
+
+    def _awaited_late(self) -> frozenset[str]:
+        """Returns the ids of the calls of lost owners whose results may still come, until patience ends.
+
+        Their owners may only be stopped, and their tools run on: nothing else tells what they did.
+        """
+        if time.monotonic() >= self._awaits_late_until:
+            return frozenset()
+        return frozenset(
+            call.id
+            for call in self._owned.snapshot.calls
+            if call.state is CallState.STARTED
+            and call.fence < self._lease.fence
+            and not call.tool_class.may_start_again
+            and call.late_result is None
+        )
+
+    async def _resolve_lost(self, call_ids: frozenset[str]) -> None:
+        unknown = 0
+
+        def decide(uow: UnitOfWork) -> None:
+            nonlocal unknown
+            unknown = turn_rules.resolve_lost_calls(uow, call_ids, agent=self._agent)
+
+        await self._append(decide)
+        for _ in range(unknown):
+            self._services.metrics.unknown_outcome("OWNER_LOST")
 
     async def _append(self, decide: Callable[[UnitOfWork], None]) -> None:
         """Stores a decision together with all that follows from it: an end, a wait, the start of tools.
@@ -169,7 +197,7 @@ class TurnRun:
             return self._advance(uow)
 
         for call in await self._owned.append(decide_and_advance):
-            self._lease.check()
+            await self._owned.hold()
             fault("turn.tool.before_start")
             self._tools.start(call, timeout=self._agent.limits.tool_timeout)
 
@@ -184,7 +212,7 @@ class TurnRun:
     async def _call_model(self) -> None:
         """Calls the model until it has answered, the turn is cancelled, or the run is cut; stores the outcome."""
         turn = self.turn
-        self._lease.check()
+        await self._owned.hold()
         preview = self._feed.begin_preview(
             turn_id=turn.id,
             message_id=turn.next_message_id,
@@ -285,9 +313,11 @@ class TurnRun:
         """Waits for the next result of a tool, and stores the results that are there.
 
         A cancellation or a cut ends the wait. Without a result, stores what else is due, such as the start of an
-        approved call.
+        approved call. Late results of lost owners' calls are found by reading.
         """
-        await self._until_notified(self._tools.tasks, seconds=RESULT_POLL)
+        late = self._awaits_late_until - time.monotonic()
+        seconds = min(RESULT_POLL, late) if self._awaited_late() else RESULT_POLL
+        await self._until_notified(self._tools.tasks, seconds=max(0.0, seconds))
         if self._lease.cut:
             await self._tools.stop()
             await self._hand_over()
@@ -298,7 +328,7 @@ class TurnRun:
         results = self._tools.take_results()
         if not results and not interrupted:
             await self._owned.read()
-            if self._due_step() != AwaitResults():
+            if not isinstance(self._due_step(), AwaitResults | ResolveLost):
                 await self._append(lambda _: None)
             return
         if results:

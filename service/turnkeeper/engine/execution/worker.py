@@ -6,11 +6,11 @@ A turn's run belongs to the worker's task group, never to an RPC: it goes on wha
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Coroutine, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
+from turnkeeper import lease_clock
 from turnkeeper.admission.gate import CURRENT
 from turnkeeper.domain.event import Event
 from turnkeeper.durations import jittered
@@ -200,7 +200,7 @@ class Worker:
                 "%s: a turn's run stops here, and a replica takes the turn over once its lease has lapsed",
                 "only a newer version can read the session"
                 if error.needs_newer_version
-                else "the database is unavailable for longer than a lease",
+                else "the database is unavailable for too long",
                 extra={"session": session_id, "turn": turn_id},
             )
         except BaseException as error:
@@ -288,15 +288,38 @@ class Worker:
             )
 
     async def _renew_leases(self) -> None:
-        """Renews each lease that is older than RENEW_AFTER. Cancels the run of a turn whose lease is lost."""
+        """Renews the leases that are due, all at once. Cancels the run of a turn whose lease is lost."""
         while True:
             await asyncio.sleep(self.offer.lease.total_seconds() * CHECK_EVERY)
-            due = [lease for lease in self.held_leases if lease.renewal_due]
-            await asyncio.gather(*(self._renew(lease) for lease in due))
+            if due := [lease for lease in self.held_leases if lease.renewal_due]:
+                await self._renew_all(due)
 
-    async def _renew(self, lease: HeldLease) -> None:
-        sent_at = time.monotonic()
+    async def _renew_all(self, due: Sequence[HeldLease]) -> None:
+        """Renews these leases. One of which it is not known in time whether it is renewed is then renewed alone.
+
+        For the head of one may be locked, by the transaction of a killed server, and the others would wait for it.
+        """
+        by_key, sent_at = {lease.key: lease for lease in due}, lease_clock.now()
         fault("renew.before")
+        try:
+            known = await self._services.leases.renew_all(
+                {key: lease.fence for key, lease in by_key.items()}, owner=self.offer.owner, lease=self.offer.lease
+            )
+        except Exception as error:  # noqa: BLE001 - tried again, until the leases lapse
+            known = {}
+            logger.warning(
+                "the leases of %d turns were not renewed (%s): trying again until they lapse",
+                *(len(due), type(error).__name__),
+            )
+        for key, lease in by_key.items():
+            if key in known:
+                self._renewed(lease, sent_at, is_ours=known[key])
+            elif self._group is not None and not lease.is_renewed_alone:
+                lease.is_renewed_alone = True
+                self._group.create_task(self._renew_alone(lease))
+
+    async def _renew_alone(self, lease: HeldLease) -> None:
+        sent_at = lease_clock.now()
         try:
             is_ours = await self._services.leases.renew(
                 lease.key, owner=self.offer.owner, fence=lease.fence, lease=self.offer.lease
@@ -308,6 +331,11 @@ class Worker:
                 extra={"session": lease.key.session_id, "turn": lease.turn_id},
             )
             return
+        finally:
+            lease.is_renewed_alone = False
+        self._renewed(lease, sent_at, is_ours=is_ours)
+
+    def _renewed(self, lease: HeldLease, sent_at: float, *, is_ours: bool) -> None:
         if is_ours:
             lease.renewed(sent_at)
         else:

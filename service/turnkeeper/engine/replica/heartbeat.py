@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from turnkeeper import lease_clock
+from turnkeeper.engine.replica.lapse_judge import LapseJudge
 from turnkeeper.engine.replica.schedule import every
 from turnkeeper.store.contract import ReplicaRegistry, heartbeat_interval
 
@@ -15,6 +17,8 @@ class Heartbeat:
         self._lease = lease
         self.alone = False
         """At the last heartbeat no other replica had a fresh one."""
+        self.judge = LapseJudge(lease=lease)
+        """Learns of each heartbeat that was stored."""
 
     async def run(self) -> None:
         """Writes heartbeats until it is cancelled."""
@@ -23,4 +27,7 @@ class Heartbeat:
 
     async def _write(self) -> None:
         """Writes one heartbeat."""
-        self.alone = not await self._store.write_heartbeat(silent_after=self._lease)
+        sent_at = lease_clock.now()
+        stored = await self._store.write_heartbeat(silent_after=self._lease)
+        self.judge.record(stored.at, sent_at=sent_at)
+        self.alone = not stored.others_alive

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime
 
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.faults import fault
@@ -23,32 +23,24 @@ class Sweeper:
         metrics: Metrics,
         notify_worker: Callable[[], None],
         interval: JitteredInterval,
-        lease: timedelta,
+        lapsed_by: Callable[[], datetime],
     ) -> None:
-        """`notify_worker` is called if a turn can be claimed."""
+        """`notify_worker` is called if a turn can be claimed, `lapsed_by` before each sweep: see `LapseJudge`."""
         self._store = store
         self._metrics = metrics
         self._notify_worker = notify_worker
         self._interval = interval
-        self._lease = lease
+        self._lapsed_by = lapsed_by
         self._sweeps = itertools.count()
 
     async def run(self) -> None:
-        """Sweeps at each interval until it is cancelled.
-
-        After a failed call it waits one lease more: owners renew their leases first once the database is back.
-        """
-        await every(
-            self._interval,
-            self._sweep_and_count,
-            failure="lapsed leases not swept",
-            pause_when_unavailable=self._lease.total_seconds(),
-        )
+        """Sweeps at each interval until it is cancelled."""
+        await every(self._interval, self._sweep_and_count, failure="lapsed leases not swept")
 
     async def sweep(self) -> None:
         """Requeues once."""
         fault("sweep.before_requeue")
-        if await self._store.requeue_lapsed():
+        if await self._store.requeue_lapsed(lapsed_by=self._lapsed_by()):
             self._notify_worker()
 
     async def count(self) -> None:

@@ -38,7 +38,7 @@ class Owner:
     toolbox: Toolbox
     fence: int
     running: frozenset[str]
-    """Ids of the calls whose tools this owner runs."""
+    """Ids of the calls whose tools this owner runs, or whose late results it awaits."""
     releasing: bool
     """True if it starts nothing new, because it will hand the turn over."""
 

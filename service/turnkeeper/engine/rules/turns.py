@@ -161,17 +161,27 @@ def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:
     return True
 
 
-def resolve_lost_calls(uow: UnitOfWork, call_ids: Collection[str], *, agent: Agent) -> None:
+def resolve_lost_calls(uow: UnitOfWork, call_ids: Collection[str], *, agent: Agent) -> int:
     """Resolves calls that a lost owner had started and whose results nothing awaits (promise I5).
 
-    A call that may be repeated becomes READY again, under its idempotency key. Any other becomes UNKNOWN, and an
-    approval asks a person for its outcome. Each is taken as it is now: its late result may have come meanwhile.
+    A call that may be repeated becomes READY again, under its idempotency key. One whose result came late is closed
+    with it. Any other becomes UNKNOWN, and an approval asks a person for its outcome. Each is taken as it is now.
+    Returns how many outcomes are asked for.
     """
-    calls = [call for call in uow.calls if call.id in call_ids and call.state is CallState.STARTED]
-    for call in calls:
+    unknown: list[Call] = []
+    for call in uow.calls:
+        if call.id not in call_ids or call.state is not CallState.STARTED:
+            continue
         if call.tool_class.may_start_again:
             uow.put_call(call.ready_again())
-    _ask_for_outcomes(uow, [call for call in calls if not call.tool_class.may_start_again], agent=agent)
+        elif call.late_result is not None:
+            uow.close_call(call, call.late_result)
+            uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
+            uow.change_head(progress=True)
+        else:
+            unknown.append(call)
+    _ask_for_outcomes(uow, unknown, agent=agent)
+    return len(unknown)
 
 
 def _ask_for_outcomes(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
 from typing import Final
@@ -11,7 +11,7 @@ from pymongo.read_concern import ReadConcern
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import NONE_BUSY, Busy, Cancel, Claim
-from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo import keys, renewals
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import encode
 from turnkeeper.store.mongo.head_claim import GIVEN_BACK, HeadClaim
@@ -27,6 +27,7 @@ from turnkeeper.store.mongo.heads import (
 )
 from turnkeeper.store.mongo.indexes import DUE
 from turnkeeper.store.mongo.lost_owners import LostOwners
+from turnkeeper.store.mongo.renewals import extended, of_owner
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 from turnkeeper.store.mongo.transactions.tasks import Tasks
@@ -137,6 +138,14 @@ class Claims:
                 Entry(head=match, transaction=Transaction(write, result=True, look=look))
             )
 
+    async def renew_all(
+        self, leases: Mapping[SessionKey, int], *, owner: str, lease: timedelta
+    ) -> Mapping[SessionKey, bool]:
+        with self._connection.call("renew_all"):
+            heads, batches = self._connection.heads, renewals.batches(leases)
+            work = (renewals.renew(heads, batch, owner=owner, lease=lease) for batch in batches)
+            return renewals.joined(await asyncio.gather(*work, return_exceptions=True))
+
     async def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
         """Keeps the first request for a turn. A repeat waits for the majority like the first one."""
         if not cancel.turn_id:
@@ -163,16 +172,6 @@ class Claims:
             heads = await self._connection.heads.find(undisturbed, {"_id": 1}).to_list(None)
         unchanged = {keys.session_of(head["_id"]) for head in heads}
         return [key.session_id for key in owned if key not in unchanged]
-
-
-def of_owner(key: SessionKey, *, owner: str, fence: int) -> Document:
-    """Returns the filter of a renewal: the owner and its fence are still the head's."""
-    return {**keys.where(keys.of_session(key)), "owner": owner, "fence": fence}
-
-
-def extended(lease: timedelta) -> list[Document]:
-    """Returns the update of a renewal."""
-    return [{"$set": {"lease_until": later(lease)}}]
 
 
 async def _give_back(claim: HeadClaim, work: asyncio.Task[Claim | None]) -> None:

@@ -11,10 +11,13 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from turnkeeper import lease_clock
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document
 from turnkeeper.store.mongo.heads import NEXT_FENCE, NEXT_REVISION, NOW, change_as_read, later, literal, signed
 
+GIVE_BACK_S: Final = 60.0
+"""Seconds for which an abandoned claim is given back while the database is unavailable. After that its lease lapses."""
 _NEVER: Final = -1
 """A fence that no head has."""
 GIVEN_BACK: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW, "revision": NEXT_REVISION}
@@ -45,13 +48,13 @@ class HeadClaim:
         """The head that may be claimed, as the filter of its owner."""
 
     async def take(self, head: Document) -> float | None:
-        """Claims a head as it was read. Returns when the lease began, in monotonic seconds: before it was sent.
+        """Claims a head as it was read. Returns when the lease began, by the lease clock: before it was sent.
 
         Returns None if the head has changed, or is locked. Raises PyMongoError if the outcome stays unknown: call
         `give_back` then, and `end` otherwise.
         """
         self._open = {**keys.where(head["_id"]), "owner": self._owner, "fence": head["fence"] + 1}
-        sent_at = time.monotonic()
+        sent_at = lease_clock.now()
         try:
             taken = await change_as_read(self._connection.heads, head, self._taken, session=self._session)
         except PyMongoError:
@@ -61,7 +64,7 @@ class HeadClaim:
         with pymongo.timeout(self._connection.operation.total_seconds()):
             if not await self._is_stored():
                 return self._known(None)
-            sent_at = time.monotonic()
+            sent_at = lease_clock.now()
             return self._known(sent_at if await self._change({"lease_until": later(self._lease)}) else None)
 
     def end(self) -> None:
@@ -69,8 +72,8 @@ class HeadClaim:
         self._session.delegate.end_session()
 
     async def give_back(self) -> None:
-        """Makes the head claimable again if it was claimed, however late; tries for one lease. Then ends."""
-        until = time.monotonic() + self._lease.total_seconds()
+        """Makes the head claimable again if it was claimed, however late; tries for GIVE_BACK_S. Then ends."""
+        until = time.monotonic() + GIVE_BACK_S
         while self._open is not None and time.monotonic() < until:
             try:
                 await self._change(GIVEN_BACK)

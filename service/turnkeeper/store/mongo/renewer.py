@@ -3,12 +3,14 @@
 The worker's renewals, those of a loop that runs, are in `claims.py`.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.store.mongo.claims import extended, of_owner
+from turnkeeper.store.mongo import renewals
 from turnkeeper.store.mongo.client import DatabaseCall, Document
 
 
@@ -32,10 +34,16 @@ class MongoRenewer:
         )
         self._heads = self._client[database]["heads"]
 
-    def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
+    def renew_all(self, leases: Mapping[SessionKey, int], *, owner: str, lease: timedelta) -> Mapping[SessionKey, bool]:
         with DatabaseCall():
-            result = self._heads.update_one(of_owner(key, owner=owner, fence=fence), extended(lease))
-        return result.matched_count == 1
+            work = (self._renew(batch, owner=owner, lease=lease) for batch in renewals.batches(leases))
+            return renewals.joined(list(work))
+
+    def _renew(self, batch: renewals.Batch, *, owner: str, lease: timedelta) -> dict[SessionKey, bool] | PyMongoError:
+        try:
+            return renewals.renew_blocking(self._heads, batch, owner=owner, lease=lease)
+        except PyMongoError as error:
+            return error
 
     def close(self) -> None:
         self._client.close()

@@ -11,7 +11,7 @@ from typing import Final
 import pymongo
 from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidName, PyMongoError
 
-from turnkeeper.store.contract import EventCodec
+from turnkeeper.store.contract import EventCodec, StoredHeartbeat
 from turnkeeper.store.mongo import indexes, rights, seeds
 from turnkeeper.store.mongo.agent_documents import AgentDocuments
 from turnkeeper.store.mongo.audits import Audits
@@ -158,10 +158,9 @@ class MongoStore(
     def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
         return self._change_stream.open()
 
-    async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
+    async def write_heartbeat(self, *, silent_after: timedelta) -> StoredHeartbeat:
         with self._connection.call("write_heartbeat"):
-            await self._orphans.write_heartbeat(silent_after=silent_after)
-            return await self._orphans.others_alive()
+            return await self._orphans.write_heartbeat(silent_after=silent_after)
 
     def renewer(self) -> MongoRenewer:
         """Returns a renewer of leases, for use in another thread."""

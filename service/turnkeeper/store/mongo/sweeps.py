@@ -7,7 +7,7 @@ as it was read.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from pymongo.read_concern import ReadConcern
@@ -19,7 +19,7 @@ from turnkeeper.store.maintenance import LapsedPage, UnclaimedTurns
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
-from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
+from turnkeeper.store.mongo.heads import ANY_TIME, AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
 from turnkeeper.store.mongo.indexes import DUE
 from turnkeeper.store.mongo.lost_owners import LostOwners
 from turnkeeper.store.mongo.shares import Shares
@@ -53,10 +53,10 @@ class Sweeps:
     _shares: Shares
     _looked_at: Document | None = None
 
-    async def requeue_lapsed(self) -> int:
+    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None) -> int:
         with self._connection.call("requeue_lapsed"):
-            await self._orphans.end_silent()
-            return await self._lapsed() + await self._stranded() + await self._idle()
+            await self._orphans.end_silent(lapsed_by)
+            return await self._lapsed(lapsed_by) + await self._stranded() + await self._idle()
 
     async def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
         def lapsed(ago: timedelta) -> Document:
@@ -88,13 +88,19 @@ class Sweeps:
         with self._connection.call("pending_approvals"):
             return await self._connection.approvals.count_documents(_PENDING)
 
-    async def _lapsed(self) -> int:
-        """Requeues turns whose lease lapsed, after aborting the open transactions of their owners."""
-        heads = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
+    async def _lapsed(self, lapsed_by: datetime | None) -> int:
+        """Requeues turns whose lease lapsed, after aborting the open transactions of their owners.
+
+        With `lapsed_by`, only those that had lapsed then, whatever the database's clock shows as it reads.
+        """
+        lapsed: Document = {**RUNNABLE, **reached("lease_until")}
+        if lapsed_by is not None:
+            lapsed["lease_until"] = {**ANY_TIME, "$lte": lapsed_by}
+        heads = await self._connection.heads.find(lapsed).limit(BATCH).to_list(BATCH)
         await self._orphans.end(head["owner"] for head in heads)
-        lapsed = {**_REQUEUED, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}}
+        due = {**_REQUEUED, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}}
         lost = await self._lost_owners.after_lapse(heads)
-        return await self._change(heads, *({**lapsed, "lost": literal(owners)} for owners in lost))
+        return await self._change(heads, *({**due, "lost": literal(owners)} for owners in lost))
 
     async def _stranded(self) -> int:
         """Activates the first turn of queues whose session has no active turn."""

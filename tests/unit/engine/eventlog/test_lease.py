@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from tests.builders import a_session_key
+from turnkeeper import lease_clock
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases, LeaseLost
+from turnkeeper.engine.eventlog.lease import OWNER_PATIENCE, HeldLease, HeldLeases, LeaseLost
 
 KEY: SessionKey = a_session_key()
 DURATION = timedelta(seconds=12)
@@ -16,7 +17,7 @@ DURATION = timedelta(seconds=12)
 
 def a_lease(*, age: float = 0.0) -> HeldLease:
     return HeldLease(
-        key=KEY, turn_id="turn", owner="one", fence=1, duration=DURATION, renewed_at=time.monotonic() - age
+        key=KEY, turn_id="turn", owner="one", fence=1, duration=DURATION, renewed_at=lease_clock.now() - age
     )
 
 
@@ -24,11 +25,33 @@ def a_lease(*, age: float = 0.0) -> HeldLease:
 def test_a_lease_is_renewed_after_a_quarter_and_surely_held_for_two_thirds(age: float, due: bool, held: bool) -> None:
     lease = a_lease(age=age)
     assert (lease.renewal_due, lease.surely_held) == (due, held)
-    if held:
-        lease.check()
-    else:
-        with pytest.raises(LeaseLost):
-            lease.check()
+
+
+def test_a_lease_whose_owner_commits_is_renewed_later() -> None:
+    """The commit renews it: a renewal beside it would make one of them be sent again."""
+    for age, due in ((4, False), (7, True)):
+        lease = a_lease(age=age)
+        with lease.writing():
+            assert lease.renewal_due is due
+
+
+def test_a_suspended_machine_ages_its_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monotonic clock of Linux stands still meanwhile."""
+    lease = a_lease()
+    slept = 60.0
+    awake = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake(clock) + slept * (clock == time.CLOCK_BOOTTIME))
+    assert not lease.surely_held
+
+
+@pytest.mark.parametrize("change", [{"lost": True}, {"cut": True}, {}])
+def test_an_owner_tries_on_until_its_lease_is_lost_or_its_patience_ends(change: dict[str, bool]) -> None:
+    lease, now = a_lease(age=60), lease_clock.now()
+    lease.check_tries(since=now)
+    for name, value in change.items():
+        setattr(lease, name, value)
+    with pytest.raises(LeaseLost):
+        lease.check_tries(since=now if change else now - OWNER_PATIENCE)
 
 
 def test_an_earlier_renewal_makes_a_lease_no_older() -> None:

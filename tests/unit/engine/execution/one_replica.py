@@ -119,7 +119,12 @@ class Replica:
     """A worker on the store in memory."""
 
     def __init__(
-        self, runner: Agent = RUNNER, *, answer_time: timedelta = timedelta(minutes=10), jitter: float = 0.0
+        self,
+        runner: Agent = RUNNER,
+        *,
+        answer_time: timedelta = timedelta(minutes=10),
+        lease: timedelta = timedelta(seconds=30),
+        jitter: float = 0.0,
     ) -> None:
         self.runner = runner
         self.text = "Tell a tale."
@@ -165,7 +170,7 @@ class Replica:
         self.worker = Worker(
             services,
             held_leases,
-            offer=LeaseOffer(owner="one", lease=timedelta(seconds=30), schema=1),
+            offer=LeaseOffer(owner="one", lease=lease, schema=1),
             concurrency=4,
             poll=timedelta(milliseconds=50),
         )

@@ -64,12 +64,20 @@ def unit_of_work(*calls: Call, **given: object) -> UnitOfWork:
     )
 
 
-def with_requested_approvals(*calls: Call) -> UnitOfWork:
-    """Returns the next decision's unit of work: approvals are requested for the lost calls, and the turn waits."""
+def with_requested_approvals(*calls: Call, late: ToolOutcome | None = None) -> UnitOfWork:
+    """Returns the next decision's unit of work: approvals are requested for the lost calls, and the turn waits.
+
+    With `late`, results with this outcome have come meanwhile.
+    """
     uow = unit_of_work(*calls)
     resolve_lost_calls(uow, {call.id for call in calls}, agent=ASKER)
     uow.await_answers(uow.calls)
     stored = uow.snapshot_after(Committed(last_seq=9, fence=2, events=()), by_owner=True)
+    if late is not None:
+        result = '"late"'
+        known = [replace(c, late_attempt=1, late_outcome=late, late_result_json=result) for c in stored.calls]
+        shown = [replace(approval, late_result_json=result) for approval in stored.approvals]
+        stored = replace(stored, calls=tuple(known), approvals=tuple(shown))
     return UnitOfWork(stored, at=NOON, new_id=new_id)
 
 
@@ -97,15 +105,31 @@ def test_a_lost_call_that_may_be_repeated_needs_no_approval(tool_class: ToolClas
     assert (uow.calls[0].state, uow.calls[0].key) == (S.READY, call.key)
 
 
-def test_a_lost_call_is_resolved_as_it_is_when_the_owner_decides_again() -> None:
+@pytest.mark.parametrize("outcome", [OUTCOME.OK, OUTCOME.FAILED])
+def test_a_lost_call_is_resolved_as_it_is_when_the_owner_decides_again(outcome: ToolOutcome) -> None:
     """Its late result is stored after the owner has read the session: a decision about the call before is refused."""
     before = started(round=1)
-    now = replace(before, late_attempt=1, late_outcome=OUTCOME.OK, late_result_json='"done"')
+    now = replace(before, late_attempt=1, late_outcome=outcome, late_result_json='"done"')
     uow = unit_of_work(now)
-    resolve_lost_calls(uow, {before.id}, agent=ASKER)
-    (lost,), (question,) = uow.calls, uow.approvals
-    assert (lost.state, lost.late_attempt) == (S.UNKNOWN, 1)
-    assert question.late_result_json == '"done"'
+    assert resolve_lost_calls(uow, {before.id}, agent=ASKER) == 0
+    (known,) = uow.calls
+    assert (known.state, known.outcome, known.unsettled) == (S.RETURNED, outcome, False)
+    assert not uow.approvals
+    (event,) = uow.events
+    assert isinstance(event.payload, ToolReturned)
+    assert (event.payload.outcome, event.payload.result_json, event.payload.started) == (outcome, '"done"', True)
+    assert uow.head.progress
+
+
+@pytest.mark.parametrize(
+    "late", [{"late_attempt": 2, "late_outcome": OUTCOME.OK}, {"late_attempt": 1, "late_outcome": OUTCOME.CANCELLED}]
+)
+def test_what_tells_nothing_of_the_last_start_answers_no_question(late: dict[str, Any]) -> None:
+    call = started(**late, late_result_json='"done"')
+    uow = unit_of_work(call)
+    assert resolve_lost_calls(uow, {call.id}, agent=ASKER) == 1
+    assert uow.calls[0].state is S.UNKNOWN
+    assert len(uow.approvals) == 1
 
 
 def test_a_call_that_is_resolved_already_is_left_as_it_is() -> None:
@@ -180,10 +204,8 @@ def test_d3_a_result_that_nobody_asked_for_yet_closes_the_call() -> None:
 
 @pytest.mark.parametrize("outcome", [OUTCOME.OK, OUTCOME.FAILED])
 def test_d3_done_without_a_result_takes_the_late_one_as_the_tool_gave_it(outcome: ToolOutcome) -> None:
-    call = started()
-    uow = with_requested_approvals(replace(call, late_attempt=1, late_outcome=outcome, late_result_json='"late"'))
+    uow = with_requested_approvals(started(), late=outcome)
     (question,) = uow.approvals
-    assert question.late_result_json == '"late"'
     decided = approval_rules.decide(uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1"))
     assert decided is not None
     assert (decided.state, decided.result_json) == (ApprovalState.APPROVED, "")
@@ -192,8 +214,7 @@ def test_d3_done_without_a_result_takes_the_late_one_as_the_tool_gave_it(outcome
 
 
 def test_d3_done_with_a_result_is_a_persons_also_beside_a_late_one() -> None:
-    call = started(late_attempt=1, late_outcome=OUTCOME.FAILED, late_result_json='"late"')
-    uow = with_requested_approvals(call)
+    uow = with_requested_approvals(started(), late=OUTCOME.FAILED)
     answer = Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1", result_json='"mine"')
     approval_rules.decide(uow, uow.approvals[0].id, answer)
     (returned,) = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]

@@ -43,6 +43,8 @@ from turnkeeper.tools.toolbox import Toolbox
 
 LEASE = timedelta(seconds=30)
 POLL = timedelta(seconds=1)
+OUTCOME_PATIENCE = timedelta(seconds=8)
+"""For the results of lost owners' calls."""
 PACED = ("claim", "renew", "cancelled_among", "outcome")
 """What a replica does by itself, or learns late: the test decides when."""
 
@@ -219,6 +221,7 @@ class Replica:
             spans=spans,
             retries=RetryPolicy(),
             jitter=sources.jitter,
+            outcome_patience=OUTCOME_PATIENCE,
         )
         self.worker = Worker(
             services,
@@ -249,7 +252,7 @@ class Replica:
             metrics=metrics,
             notify_worker=self.worker.notify,
             interval=JitteredInterval(POLL.total_seconds(), sources.jitter),
-            lease=LEASE,
+            lapsed_by=observed.clock.time,
         )
         self.expirer = Expirer(
             store,

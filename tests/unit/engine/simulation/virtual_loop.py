@@ -9,6 +9,7 @@ from typing import TypeVar, TypeVarTuple
 from unittest import mock
 
 from tests.builders import NOON
+from turnkeeper import lease_clock
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -63,7 +64,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def settle(self) -> None:
         """Runs until nothing is left to do at this time. Modules that ask for the monotonic time get the clock's."""
-        with mock.patch("time.monotonic", self._test_clock.monotonic):
+        clock = self._test_clock.monotonic
+        with mock.patch("time.monotonic", clock), mock.patch.object(lease_clock, "now", clock):
             for _ in range(MOST_ROUNDS):
                 before = self._callbacks
                 super().call_soon(self.stop)

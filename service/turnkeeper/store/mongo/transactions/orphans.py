@@ -18,7 +18,7 @@ from bson.binary import UUID_SUBTYPE, Binary
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from turnkeeper.start_errors import NameTaken
-from turnkeeper.store.contract import heartbeat_interval
+from turnkeeper.store.contract import StoredHeartbeat, heartbeat_interval
 from turnkeeper.store.mongo.client import ClientSession, Connection
 from turnkeeper.store.mongo.documents import SCHEMA
 
@@ -86,14 +86,18 @@ class Orphans:
         if len(self._announced) > self._most_sessions // 2:
             del self._announced[next(iter(self._announced))]
 
-    async def write_heartbeat(self, *, silent_after: timedelta) -> None:
-        """Publishes this replica's heartbeat, by the database's clock.
+    async def write_heartbeat(self, *, silent_after: timedelta) -> StoredHeartbeat:
+        """Publishes this replica's heartbeat, by the database's clock. Writes nothing if the replica has no name.
 
         If its sessions were killed since the last one, all of them are announced anew. So they are if the last one is
         not there: the database was restored to an older state, which may lack some of them.
         """
-        if not self._replica:
-            return
+        if self._replica:
+            await self._write_heartbeat(silent_after)
+        reply = await self._connection.client.admin.command("hello")
+        return StoredHeartbeat(reply["localTime"], await self.others_alive())
+
+    async def _write_heartbeat(self, silent_after: timedelta) -> None:
         last, self._beats = self._beats, self._beats + 1
         before = await self._connection.replicas.find_one_and_update(
             {"_id": self._replica},
@@ -143,13 +147,17 @@ class Orphans:
         replicas = self._connection.replicas.find(alive, {"_id": 1}).limit(limit)
         return [replica["_id"] async for replica in replicas]
 
-    async def end_silent(self) -> None:
-        """Kills the server sessions of replicas whose heartbeat is too old, once for each."""
+    async def end_silent(self, by: datetime | None = None) -> None:
+        """Kills the server sessions of replicas whose heartbeat is too old, once for each.
+
+        With `by`, only of those whose heartbeat was too old at that time of the database.
+        """
+        now: object = "$$NOW" if by is None else {"$min": ["$$NOW", by]}
         silent = {
             "_id": {"$ne": self._replica},
             "sessions.0": {"$exists": True},
             "silent_after": {"$gt": 0},
-            "$expr": {"$lt": [{"$add": ["$at", "$silent_after"]}, "$$NOW"]},
+            "$expr": {"$lt": [{"$add": ["$at", "$silent_after"]}, now]},
         }
         for replica in await self._connection.replicas.find(silent, {"at": 1}).to_list(None):
             await self._kill({replica["_id"]})
