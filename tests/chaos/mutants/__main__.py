@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import harness
-from tests.chaos.mutants import crowded, unreplicated
+from tests.chaos.mutants import crowded, lost_owners, unreplicated
 from tests.chaos.mutants.deposed import read_from_a_deposed_primary
 from tests.chaos.mutants.patches import PATCHES
 from tests.chaos.mutants.scenes import Scene, both_approved_at_once, claimed_late, struck, timed_out, unsure_commit
@@ -38,6 +38,8 @@ SCENES: Mapping[str, Scene] = {
     "tool-retried": struck("turn.tool.after_effect", "kill"),
     "timeout-is-known": timed_out,
     "claim-given-up": claimed_late,
+    "lapse-is-loss": lost_owners.owner_behind_a_frozen_database,
+    "question-at-once": lost_owners.owner_stopped_in_mid_call,
     "refusal-on-a-lagging-read": read_from_a_deposed_primary,
     "finished-calls-only": crowded.more_than_the_limit,
     "refusal-without-retry-info": crowded.more_than_the_limit,

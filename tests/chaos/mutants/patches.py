@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -17,6 +18,8 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import SessionCache
+from turnkeeper.engine.execution.turn_run import TurnRun
+from turnkeeper.engine.replica.lapse_judge import LapseJudge
 from turnkeeper.engine.rules import turns
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
@@ -200,7 +203,17 @@ def claim_given_up() -> None:
     async def is_stored(self: HeadClaim) -> bool:
         return False
 
-    HeadClaim._is_stored = is_stored  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+    HeadClaim._is_stored = is_stored  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
+
+
+def lapse_is_loss() -> None:
+    """Takes a turn whose lease has lapsed from its owner, though the database was silent and no owner could renew."""
+    LapseJudge.lapsed_by = lambda _: datetime.now(UTC) + timedelta(days=1)  # type: ignore[assignment,method-assign]
+
+
+def question_at_once() -> None:
+    """Asks a person at once for the outcome of a lost owner's call, though its result may still come."""
+    TurnRun._awaited_late = lambda _: frozenset()  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
 
 
 def refusal_on_a_lagging_read() -> None:
@@ -334,6 +347,8 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         tool_retried,
         timeout_is_known,
         claim_given_up,
+        lapse_is_loss,
+        question_at_once,
         refusal_on_a_lagging_read,
         finished_calls_only,
         refusal_without_retry_info,

@@ -79,6 +79,15 @@ action = "auto"
 ttl = "1h"
 
 [[agent]]
+name = "holds"
+tools = ["hold_irreversible"]
+[agent.limits]
+tool_timeout = "1m"
+[[agent.policy]]
+tool = "*"
+action = "auto"
+
+[[agent]]
 name = "asks"
 tools = ["act"]
 [[agent.policy]]
