@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -213,6 +214,13 @@ async def test_a_database_that_is_not_there(serve: Serve) -> None:
     reason = "no database answers at 127.0.0.1:1: the connection is refused. Check MONGODB_URI, and that it runs"
     assert f"turnkeeper serve: {reason}\n" in output
     assert "Traceback" not in output
+
+
+async def test_a_wrong_set_name_is_not_waited_for(serve: Serve, mongo_uri: str) -> None:
+    """By default a database that is down is waited for during a minute."""
+    status, output = await serve("--mongodb-uri", re.sub("replicaSet=[a-z]+", "replicaSet=other", mongo_uri))
+    assert status == 2
+    assert "and MONGODB_URI asks for other: write replicaSet=" in output
 
 
 async def test_what_is_no_address_of_a_database(serve: Serve) -> None:
