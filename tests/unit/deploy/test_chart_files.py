@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.unit.deploy.calls import methods, paths
+from tests.unit.docs.pages import reference
 
 TEMPLATES: Final = Path(__file__).resolve().parents[3] / "deploy" / "helm" / "turnkeeper" / "templates"
 HELPERS: Final = (TEMPLATES / "_helpers.tpl").read_text(encoding="utf-8")
@@ -26,3 +27,12 @@ def test_a_gateway_has_a_route_for_each_service() -> None:
     assert services
     ours = {method.containing_service.name for method in methods()}
     assert {f"{name}Service" for name in re.findall(r'"(\w+)"', services[1])} == ours
+
+
+def test_pods_are_scaled_by_metrics_that_there_are() -> None:
+    names = re.findall(r"name: (turnkeeper_\w+)", (TEMPLATES / "availability.yaml").read_text(encoding="utf-8"))
+    exported = {
+        row.replace(".", "_") for row in re.findall(r"^\| `(turnkeeper\.[\w.]+)` \|", reference("telemetry"), re.M)
+    }
+    assert len(names) == 2
+    assert set(names) <= exported
