@@ -203,7 +203,7 @@ def claim_given_up() -> None:
     async def is_stored(self: HeadClaim) -> bool:
         return False
 
-    HeadClaim._is_stored = is_stored  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
+    HeadClaim._is_stored = is_stored  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
 
 
 def lapse_is_loss() -> None:
