@@ -28,7 +28,7 @@ from tests.test_tools import ToolControl
 from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
-MOST = 0.1
+MOST = 0.25
 """Seconds."""
 M = TypeVar("M", bound=Message)
 KIB = 1024

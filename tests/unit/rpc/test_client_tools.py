@@ -12,7 +12,7 @@ MOST_TOOLS = 32
 """Of one message: the rule of the field `client_tools`."""
 
 
-def test_the_check_of_the_expressions_of_all_tools_takes_less_than_100_ms() -> None:
+def test_the_check_of_the_expressions_of_all_tools_takes_less_than_300_ms() -> None:
     numbers = count()
 
     def tools() -> list[ClientTool]:
@@ -36,4 +36,4 @@ def test_the_check_of_the_expressions_of_all_tools_takes_less_than_100_ms() -> N
         re.purge()
         assert problems(next(tries)) == {}
 
-    assert least_cpu_seconds(check, tries=3) < 0.1
+    assert least_cpu_seconds(check, tries=3) < 0.3

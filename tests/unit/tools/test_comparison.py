@@ -85,7 +85,7 @@ def test_what_each_entry_looks_up_or_quotes_is_counted(name: str) -> None:
     schema = ArgumentsSchema({"$defs": part.pop("$defs", {}), "properties": {"a": {"items": part}}}, is_trusted=False)
     began = time.thread_time()
     schema.problem({"a": [json.loads(json.dumps([[[1]] * 2000]))] * 100 if name == "long constant" else MANY[:size]})
-    assert time.thread_time() - began < 0.5
+    assert time.thread_time() - began < 1.5
 
 
 ENDLESS = [
