@@ -185,8 +185,7 @@ class TestPerformanceBaseline:
         live = await asyncio.gather(*streams)
         late = await _raw(costs.stubs, session)
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-            its = {"tenant": harness.TENANT, "session_id": session}
-            events = client[costs.database]["events"].find(its).sort("seq")
+            events = client[costs.database]["events"].find({"session_id": session}).sort("seq")
             stored = [event["payload"] async for event in events]
         for received in (*live, late):
             place = 0
