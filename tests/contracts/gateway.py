@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from tests.listening import listening
+
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 """Of `127.0.0.1`, `localhost` and `model.test`."""
 OK = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -70,10 +72,8 @@ async def gateway(
             answer = reply(call)
             writer.write(answer.encode() if isinstance(answer, str) else answer)
             await writer.drain()
-        writer.close()
 
-    async with await asyncio.start_server(talk, "127.0.0.1", ssl=context) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(talk, tls=context) as port:
         served.base_url = f"http{'s' if tls else ''}://127.0.0.1:{port}{path}"
         yield served
 
@@ -91,10 +91,9 @@ async def tunnel(base_url: str) -> AsyncIterator[tuple[str, list[str]]]:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
             await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-        writer.close()
 
-    async with await asyncio.start_server(talk, "127.0.0.1") as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", targets
+    async with listening(talk) as own:
+        yield f"http://127.0.0.1:{own}", targets
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

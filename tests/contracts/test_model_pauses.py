@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.contracts.models import Stage, answer, asking, fail
+from tests.listening import listening
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
 
 BEGIN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
@@ -46,13 +47,12 @@ class Server:
         await self._paused.wait()
         writer.write(self._rest)
         await writer.drain()
-        writer.close()
 
 
 @asynccontextmanager
 async def served(server: Server) -> AsyncIterator[Server]:
-    async with await asyncio.start_server(server.talk, "127.0.0.1") as listening:
-        server.base_url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+    async with listening(server.talk) as port:
+        server.base_url = f"http://127.0.0.1:{port}/v1"
         yield server
 
 

@@ -18,6 +18,7 @@ from pymongo import AsyncMongoClient
 from tests.contracts.stores import TextCodec
 from tests.demo.ports import free_port
 from tests.guarded_database import guarded_database
+from tests.listening import listening
 from turnkeeper.store.mongo import seeds
 from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
@@ -275,45 +276,37 @@ def reply(request: bytes, document: dict[str, Any]) -> bytes:
 async def answering(answer: Any) -> AsyncIterator[str]:
     """Serves one answer for each request that comes in one piece; an empty one is the end. Yields HOST:PORT."""
 
-    connections: list[asyncio.StreamWriter] = []
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
-        with suppress(OSError, asyncio.CancelledError):
-            while request := await reader.read(65536):
-                if not (answered := answer(request)):
-                    break
+        with suppress(OSError):
+            while (request := await reader.read(65536)) and (answered := answer(request)):
                 writer.write(answered)
                 await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        yield f"{host}:{port}"
-        for writer in connections:
-            writer.transport.abort()
+    async with listening(serve) as port:
+        yield f"127.0.0.1:{port}"
 
 
 @asynccontextmanager
 async def relay(port: int, target: str) -> AsyncIterator[None]:
     """Passes connections to this port on to the target, as a container's published port does."""
     host, _, target_port = target.partition(":")
-    connections: list[asyncio.StreamWriter] = []
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(host, int(target_port))
-        connections.extend((writer, back))
-        await asyncio.gather(copy(reader, back), copy(there, writer))
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(copy(reader, back))
+                pumps.create_task(copy(there, writer))
+        finally:
+            back.transport.abort()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", port):
+    async with listening(serve, port=port):
         yield
-        for writer in connections:
-            writer.transport.abort()
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

@@ -49,7 +49,7 @@ def test_a_terminal_sees_a_set_up_of_at_most_six_lines(tmp_path: Path) -> None:
         if (ROOT / name).exists():
             target = checkout / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target)
+            shutil.copy(ROOT / name, target, follow_symlinks=False)
     env = {
         "HOME": str(home),
         "TERM": "xterm",

@@ -8,6 +8,7 @@ from typing import Any
 
 import bson
 
+from tests.listening import listening
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.embedded import REPLICA_SET, address
 from turnkeeper.store.mongo.change_stream import ChangeStream
@@ -63,18 +64,13 @@ class Member:
                 before = struct.pack("<iB", 0, 0) if kind == _MESSAGE else struct.pack("<iqii", 8, 0, 0, 1)
                 reply_kind = _MESSAGE if kind == _MESSAGE else _OLD_REPLY
                 writer.write(_HEADER.pack(16 + len(before) + len(answer), 0, number, reply_kind) + before + answer)
-        writer.close()
 
 
 @contextlib.asynccontextmanager
 async def starting_member() -> AsyncIterator[Member]:
     member = Member()
-    server = await asyncio.start_server(member.serve, "127.0.0.1", 0)
-    member.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(member.serve) as member.port:
         yield member
-    finally:
-        server.close()
 
 
 async def test_what_connects_to_a_private_database_before_it_is_primary_works_afterwards() -> None:
