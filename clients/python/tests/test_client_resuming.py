@@ -13,8 +13,18 @@ from turnkeeper_client import Client, ResumePolicy
 from turnkeeper_client.errors import ClientClosed, SessionError, TransportError, UnknownEvent
 from turnkeeper_client.pb.v1 import error_pb2
 from turnkeeper_client.pb.v1.error_pb2 import SessionErrorCode, SessionErrorDetail
+from turnkeeper_client.resume import REFUSALS
 from turnkeeper_client.streams import EventStream
-from turnkeeper_client_testing.events import completed, delta, done, started, summary, unknown, watch_response
+from turnkeeper_client_testing.events import (
+    completed,
+    delta,
+    done,
+    ended,
+    started,
+    summary,
+    unknown,
+    watch_response,
+)
 from turnkeeper_client_testing.server import QUICK, STAY, Pause, Refuse, Step, cut_off, refuse, stage
 
 ROTATED = error_pb2.SESSION_ERROR_CODE_STREAM_ROTATED
@@ -160,11 +170,51 @@ async def test_the_advice_decides_also_for_a_code_of_a_later_release(
 
 
 async def test_the_same_code_with_another_advice_is_final() -> None:
-    unary = refuse(error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE, retry_after=MOMENT)
-    async with stage([watch_response(started(1)), unary], [watch_response(done(2))]) as on:
+    detail = SessionErrorDetail(
+        code=error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE, retry=error_pb2.RETRY_ADVICE_NEVER
+    )
+    detail.retry_after.FromTimedelta(MOMENT)
+    final = Refuse(status=grpc.StatusCode.UNAVAILABLE, details=(detail,))
+    async with stage([watch_response(started(1)), final], [watch_response(done(2))]) as on:
         with pytest.raises(SessionError):
             await everything(on.client.session("s1").follow())
         assert len(on.script.requests) == 1
+
+
+@pytest.mark.parametrize("advises_as_unary", [True, False])
+@pytest.mark.parametrize("code", sorted(REFUSALS))
+async def test_a_stream_that_is_refused_is_opened_again_after_the_delays_that_it_was_given(
+    code: SessionErrorCode.ValueType, advises_as_unary: bool
+) -> None:
+    """However long they are: a service that refuses is there, and the short patience is for one that is away."""
+    policy = replace(QUICK, start_patience=timedelta(seconds=0.02), longest_pause=timedelta(seconds=0.01))
+    refused: list[Step] = [(refuse if advises_as_unary else cut_off)(code, retry_after=timedelta(seconds=0.03))]
+    async with stage(*[refused] * 3, [ended(done(2))], *[refused] * 2, [watch_response(done(2))], policy=policy) as on:
+        begun = monotonic()
+        assert await everything(on.client.session("s1").stream("Hello")) == [2]
+        assert monotonic() - begun >= 0.09
+        assert len({request.request_id for request in on.script.requests}) == 1
+        assert await everything(on.client.session("s1").follow()) == [2]
+        assert len(on.script.requests) == 7
+
+
+async def test_a_stream_that_is_to_wait_longer_than_its_patience_is_refused_at_once() -> None:
+    refused: list[Step] = [cut_off(error_pb2.SESSION_ERROR_CODE_OVERLOADED, retry_after=timedelta(seconds=60))]
+    async with stage(refused, [ended(done(1))]) as on:
+        with pytest.raises(SessionError) as raised:
+            await everything(on.client.session("s1").stream("Hello"))
+        assert raised.value.retry_after == timedelta(seconds=60)
+        assert len(on.script.requests) == 1
+
+
+async def test_a_stream_that_is_refused_for_long_raises_the_refusal_within_its_patience() -> None:
+    policy = replace(QUICK, patience=timedelta(seconds=0.5))
+    refused: list[Step] = [cut_off(error_pb2.SESSION_ERROR_CODE_OVERLOADED, retry_after=timedelta(seconds=0.2))]
+    async with stage(*[refused] * 9, policy=policy) as on:
+        with pytest.raises(SessionError) as raised:
+            await everything(on.client.session("s1").stream("Hello"))
+        assert raised.value.reason == "OVERLOADED"
+        assert len(on.script.requests) in (2, 3)
 
 
 async def test_a_rate_limit_is_waited_out_as_its_retry_after_asks() -> None:

@@ -9,6 +9,7 @@ from time import monotonic
 import grpc
 
 from turnkeeper_client.errors import SessionError, TransportError, Unauthenticated
+from turnkeeper_client.overload import AGAIN
 from turnkeeper_client.pb.v1 import error_pb2
 
 
@@ -32,14 +33,20 @@ BROKEN = frozenset(
     }
 )
 
+# Refusals of a stream that the service could not take: nothing was begun. Some come with the advice of a unary call.
+REFUSALS = AGAIN | {error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE}
+
 
 def resume_after(error: SessionError | TransportError) -> Resume:
-    """Returns what the error's own advice asks for; any other advice than RESUME_STREAM is final.
+    """Returns what the error's own advice asks for: RESUME_STREAM, or SAME_CALL after a refusal that names a delay.
 
-    A status without the service's details has no advice: BROKEN lists those after which the stream may go on.
+    Any other advice is final. A status without the service's details has no advice: BROKEN lists those after which
+    the stream may go on.
     """
     if isinstance(error, TransportError):
         return Resume.WITH_BACKOFF if error.status in BROKEN else Resume.NEVER
+    if error.retry == error_pb2.RETRY_ADVICE_SAME_CALL and error.code in REFUSALS and error.retry_after is not None:
+        return Resume.WITH_BACKOFF
     if error.retry != error_pb2.RETRY_ADVICE_RESUME_STREAM:
         return Resume.NEVER
     return Resume.AT_ONCE if error.retry_after is None else Resume.WITH_BACKOFF
@@ -52,9 +59,10 @@ class ResumePolicy:
     # A stream without even a keep-alive for this long is dead; the service sends one every 15 s.
     silence: timedelta = timedelta(seconds=45)
     # How long a stream that has begun may go without any response before its error is raised; it is always
-    # tried once more.
+    # tried once more. The same for a stream that the service refuses for now: it is opened again after the delay that
+    # came with the refusal, and the refusal is raised once that delay ends later than this.
     patience: timedelta = timedelta(minutes=2)
-    # The same for a stream that has not begun.
+    # How long a stream that has not begun may go without any word of the service.
     start_patience: timedelta = timedelta(seconds=15)
     # The first pause; each is up to twice the one before, cut at random.
     first_pause: timedelta = timedelta(milliseconds=200)
@@ -86,8 +94,12 @@ class Patience:
             self._renewed = True
             return 0.0
         how = resume_after(error)
-        is_over = self._failures > 0 and monotonic() - self._since > self._limit.total_seconds()
-        if how is Resume.NEVER or is_over:
+        if how is Resume.NEVER:
+            raise error
+        advised = error.retry_after.total_seconds() if isinstance(error, SessionError) and error.retry_after else 0.0
+        if advised:
+            self._limit = self._policy.patience
+        if self._ends_after(advised):
             raise error
         self._failures += 1
         if how is Resume.AT_ONCE and self._failures == 1:
@@ -96,5 +108,10 @@ class Patience:
             self._policy.first_pause.total_seconds() * 2.0 ** min(self._failures - 1, 16),
             self._policy.longest_pause.total_seconds(),
         )
-        advised = error.retry_after if isinstance(error, SessionError) else None
-        return (advised.total_seconds() if advised else 0.0) + longest * random.uniform(0.5, 1.0)
+        return advised + longest * random.uniform(0.5, 1.0)
+
+    def _ends_after(self, advised: float) -> bool:
+        """Returns True if a further try comes too late. `advised`: seconds for which the service asked; 0 for none."""
+        if not advised and not self._failures:
+            return False
+        return monotonic() - self._since + advised > self._limit.total_seconds()
