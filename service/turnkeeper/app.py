@@ -32,7 +32,8 @@ from turnkeeper.store.mongo import next_schema
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.setup import Options
 from turnkeeper.telemetry.setup import start as start_telemetry
-from turnkeeper.tools.python import PythonTools, installed
+from turnkeeper.tools import tools_file
+from turnkeeper.tools.python import PythonTools
 from turnkeeper.tools.toolbox import Toolbox
 
 logger = logging.getLogger("turnkeeper")
@@ -87,7 +88,9 @@ async def serving(  # noqa: PLR0913 - what tests replace
             settings.mongodb_uri, shutdown, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
         provider, default_model = await provider_of(settings, environ, stack)
-        toolbox = Toolbox([tools := PythonTools(installed())], record_content=settings.record_content)
+        toolbox = Toolbox(
+            [tools := PythonTools(tools_file.with_installed(settings.tools))], record_content=settings.record_content
+        )
         agents = agents_file.load(
             settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model, toolbox=toolbox
         )

@@ -114,6 +114,9 @@ class Settings(BaseModel):
     embedded: Switch = Field(default=False, description="start a private MongoDB, a replica set of one")
     data_dir: FilePath = Field(default=Path(".turnkeeper"), description="folder for the data of the private MongoDB")
     agents: FilePath | None = Field(default=None, description="file of agents, TOML; without it there are two samples")
+    tools: FilePath | None = Field(
+        default=None, description="Python file of tools, beside those of installed packages; none without it"
+    )
     model: Text = Field(default="", description="name of the model, for agents that name none")
     openai_base_url: Text = Field(
         default="", description="base URL of the model's server, any OpenAI-compatible one", repr=False

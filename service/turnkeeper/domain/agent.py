@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -95,8 +95,11 @@ class Agent:
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
 
     def rule_for(self, spec: ToolSpec) -> PolicyRule:
-        """Returns the policy's rule for this tool; see `rule_named`."""
-        return self.rule_named(spec.name, spec.tool_class)
+        """Returns the policy's rule for this tool; see `rule_named`. A tool that asks itself is never let through."""
+        rule = self.rule_named(spec.name, spec.tool_class)
+        if spec.asks and rule.action in (PolicyAction.AUTO, PolicyAction.NOTIFY):
+            return replace(rule, action=PolicyAction.APPROVE)
+        return rule
 
     def rule_named(self, tool: str, tool_class: ToolClass) -> PolicyRule:
         """Returns the first rule that covers the tool. Without one, READ_ONLY tools run, others need approval."""

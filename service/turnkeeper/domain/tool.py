@@ -4,6 +4,7 @@ import hashlib
 import json
 import unicodedata
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 
 from turnkeeper.domain import json_text
@@ -126,6 +127,10 @@ class ToolSpec:
     tool_class: ToolClass
     source: str
     """Who runs it: CLIENT, or the name of a source of tools."""
+    asks: bool = False
+    """True if a person decides on each call, also where an agent's policy would let it run."""
+    timeout: timedelta | None = None
+    """How long a call may run at most; None leaves it to the agent's `tool_timeout`, which may also be shorter."""
 
     @property
     def schema_hash(self) -> str:
@@ -283,12 +288,13 @@ def model_text(result_json: str) -> str:
 def approval_hash(spec: ToolSpec, *, arguments_json: str, policy_version: str) -> str:
     """Returns one SHA-256 (hexadecimal) of what an approver decides on: source, tool, schema, arguments and policy.
 
-    The call runs only if it is equal at proposal, decision and start (promise I14). Arguments that this version would
-    not take, stored by another one, count as they are.
+    The call runs only if it is equal at proposal, decision and start (promise I14). A tool that asks whatever the
+    policy is has another hash than one that does not. Arguments that this version would not take, stored by another
+    one, count as they are.
     """
     try:
         arguments = canonical_json(arguments_json)
     except ValueError:
         arguments = arguments_json
-    what = [spec.source, spec.name, spec.schema_hash, arguments, policy_version]
+    what = [spec.source, spec.name, spec.schema_hash, arguments, policy_version, *(["asks"] if spec.asks else [])]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()

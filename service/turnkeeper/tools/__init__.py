@@ -1,8 +1,8 @@
 """Tools: what tool authors import, where the service's tools come from, and how a call is checked and run.
 
-A package of tools needs no more than this:
+A file of tools needs no more than this:
 
-    from turnkeeper.tools import ToolClass, ToolContext, ToolError, tool
+    from turnkeeper.tools import ToolError, tool
 """
 
 from turnkeeper.domain.tool import ToolClass

@@ -1,4 +1,4 @@
-"""Python functions as tools, found by the entry point group `turnkeeper.tools`.
+"""Python functions as tools, found in a file or by the entry point group `turnkeeper.tools`.
 
 An entry point names a module (all its functions marked with `@tool`) or one such function. The signature is the
 schema; the docstring is the description. The service fills in a parameter annotated with `ToolContext`; the model
@@ -11,9 +11,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints, overload
 
 import pydantic
 import pydantic_core
@@ -30,21 +31,67 @@ from turnkeeper.tools.threads import ToolThreads
 GROUP = "turnkeeper.tools"
 """The entry point group."""
 MARK = "__turnkeeper_tool__"
-"""The attribute that `@tool` sets on a function: its tool's name and class."""
+"""The attribute that `@tool` sets on a function: a `Mark`."""
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+LONGEST_TIMEOUT = timedelta(days=7)
+"""The longest `timeout` of a tool."""
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def tool(*, tool_class: ToolClass, name: str = "") -> Callable[[F], F]:
-    """Marks a function as a tool. `tool_class` states what a repeated call may do; `name` replaces the function's."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What `@tool` states about a function."""
+
+    name: str
+    tool_class: ToolClass
+    timeout: timedelta | None
+    asks: bool
+
+
+@overload
+def tool(function: F, /) -> F: ...
+@overload
+def tool(
+    *,
+    tool_class: ToolClass | None = None,
+    name: str = "",
+    timeout: float | timedelta | None = None,
+    approve: bool = False,
+) -> Callable[[F], F]: ...
+def tool(
+    function: F | None = None,
+    /,
+    *,
+    tool_class: ToolClass | None = None,
+    name: str = "",
+    timeout: float | timedelta | None = None,
+    approve: bool = False,
+) -> F | Callable[[F], F]:
+    """Marks a function as a tool.
+
+    `tool_class` states what a repeated call may do. Without it the tool counts as IRREVERSIBLE, and a person decides on
+    each call. `approve=True`: a person decides, whatever the class; no policy takes that question away. `timeout`: how
+    long a call may run, in seconds; an agent's `tool_timeout` may be shorter. `name` replaces the function's. Raises
+    ValueError for a timeout that is not above 0, or over 7 days.
+    """
+    if timeout is not None:
+        timeout = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
+        if not timedelta() < timeout <= LONGEST_TIMEOUT:
+            raise ValueError(f"timeout is {timeout}; it must be above 0, and at most 7 days")
 
     def mark(function: F) -> F:
-        setattr(function, MARK, (name or function.__name__, tool_class))
+        statement = Mark(
+            name=name or function.__name__,
+            tool_class=tool_class or ToolClass.IRREVERSIBLE,
+            timeout=timeout,
+            asks=approve or tool_class is None,
+        )
+        setattr(function, MARK, statement)
         return function
 
-    return mark
+    return mark if function is None else mark(function)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +122,11 @@ class PythonTools:
     def __init__(self, functions: Iterable[Callable[..., object]]) -> None:
         """Raises AgentConfigError if two tools have one name, or if one has no valid name or schema."""
         self.threads = ToolThreads()
-        self._functions: dict[str, _Function] = {}
-        for function in functions:
-            described = _describe(function)
-            if described.spec.name in self._functions:
-                raise AgentConfigError(f"Two tools are named {described.spec.name}; rename one.")
-            self._functions[described.spec.name] = described
+        self._functions = _described(functions)
+
+    def replace(self, functions: Iterable[Callable[..., object]]) -> None:
+        """Takes these functions from now on. A call that runs goes on with the old code. Raises as `__init__`."""
+        self._functions = _described(functions)
 
     def specs(self) -> Sequence[ToolSpec]:
         """Returns the tools in the order of their functions."""
@@ -143,20 +189,44 @@ def installed() -> list[Callable[..., object]]:
     return functions
 
 
+def marked_in(module: ModuleType) -> list[Callable[..., object]]:
+    """Returns the module's functions that are marked with `@tool`, each once."""
+    values = {id(value): value for value in vars(module).values()}.values()
+    return [value for value in values if callable(value) and isinstance(getattr(value, MARK, None), Mark)]
+
+
 def _marked(loaded: object, entry: str) -> list[Callable[..., object]]:
     """Returns the marked functions of a loaded entry point. Raises AgentConfigError for anything else."""
     if isinstance(loaded, ModuleType):
-        return [value for value in vars(loaded).values() if callable(value) and hasattr(value, MARK)]
-    if callable(loaded) and hasattr(loaded, MARK):
+        return marked_in(loaded)
+    if callable(loaded) and isinstance(getattr(loaded, MARK, None), Mark):
         return [loaded]
     raise AgentConfigError(f"Entry point {entry} names neither a module nor a function marked with @tool.")
 
 
+def _described(functions: Iterable[Callable[..., object]]) -> dict[str, _Function]:
+    """Returns the functions by the names of their tools. Raises AgentConfigError, also for two of one name."""
+    tools: dict[str, _Function] = {}
+    for function in functions:
+        described = _describe(function)
+        if described.spec.name in tools:
+            raise AgentConfigError(f"{place_of(function)}Two tools are named {described.spec.name}; rename one.")
+        tools[described.spec.name] = described
+    return tools
+
+
+def place_of(function: Callable[..., object]) -> str:
+    """Returns `FILE:LINE: ` of a function for the beginning of a message; empty for what has no code of its own."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
+
+
 def _describe(function: Callable[..., object]) -> _Function:
     """Returns the function as a tool. Raises AgentConfigError for a bad name or a signature without a JSON Schema."""
-    name, tool_class = getattr(function, MARK)
+    mark: Mark = getattr(function, MARK)
+    name = mark.name
     if not _NAME.fullmatch(name):
-        raise AgentConfigError(f"A tool is named {name!r}; a name must match {_NAME.pattern}.")
+        raise AgentConfigError(f"{place_of(function)}A tool is named {name!r:.80}; a name must match {_NAME.pattern}.")
     try:
         fields, context = _parameters(function)
         make = pydantic.create_model
@@ -164,13 +234,16 @@ def _describe(function: Callable[..., object]) -> _Function:
         model: type[pydantic.BaseModel] = make(name, __config__=forms, **fields)  # type: ignore[call-overload]
         schema = model.model_json_schema()
     except (pydantic.errors.PydanticUserError, NameError, TypeError, ValueError) as error:
-        raise AgentConfigError(f"The tool {name} cannot be described: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise AgentConfigError(f"{place_of(function)}The tool {name} cannot be described: {reason}") from error
     spec = ToolSpec(
         name=name,
         description=inspect.getdoc(function) or name,
         schema_json=json.dumps(schema, sort_keys=True, separators=(",", ":")),
-        tool_class=tool_class,
+        tool_class=mark.tool_class,
         source="python",
+        asks=mark.asks,
+        timeout=mark.timeout,
     )
     return _Function(spec, function, model, context)
 

@@ -23,7 +23,7 @@ from turnkeeper.domain.tool import (
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.comparison import ArgumentsSchema, Steps
-from turnkeeper.tools.contract import SourceUnreachable, ToolContext, ToolSource
+from turnkeeper.tools.contract import SourceUnreachable, ToolContext, ToolError, ToolSource
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
 
@@ -71,21 +71,30 @@ class Toolbox:
         `record_content`: the log also has the text of an exception that a tool raised.
         """
         self._record_content = record_content
-        self._tools: dict[str, tuple[ToolSpec, ToolSource]] = {}
+        self._sources = sources
         self.is_complete = True
         """False if a source cannot be reached: a tool that is not here may be one of its."""
-        for source in sources:
-            for spec in self._specs_of(source):
-                if spec.name in self._tools:
-                    raise AgentConfigError(f"Two sources have a tool named {spec.name}; rename one.")
-                self._tools[spec.name] = (spec, source)
+        self._tools = self._tools_of_sources()
         self._schemas: dict[str, ArgumentsSchema] = {}
         """The installed tools' schemas as values, by their texts."""
+
+    def reload(self) -> None:
+        """Reads the sources again. A call that has started goes on with what it has. Raises as `__init__`."""
+        self._tools = self._tools_of_sources()
 
     @property
     def names(self) -> Collection[str]:
         """Returns the names of all tools."""
         return self._tools.keys()
+
+    def _tools_of_sources(self) -> dict[str, tuple[ToolSpec, ToolSource]]:
+        tools: dict[str, tuple[ToolSpec, ToolSource]] = {}
+        for source in self._sources:
+            for spec in self._specs_of(source):
+                if spec.name in tools:
+                    raise AgentConfigError(f"Two sources have a tool named {spec.name}; rename one.")
+                tools[spec.name] = (spec, source)
+        return tools
 
     def _specs_of(self, source: ToolSource) -> Sequence[ToolSpec]:
         """Returns the tools of a source; none, with a WARNING, if it cannot be reached."""
@@ -115,8 +124,13 @@ class Toolbox:
         return self._tools[name][0]
 
     def source_of(self, name: str) -> str:
-        """Returns the name of the source that an installed tool comes from."""
-        return self._tools[name][0].source
+        """Returns the name of the source that an installed tool comes from; empty if the tool is gone."""
+        return self._tools[name][0].source if name in self._tools else ""
+
+    def time_of(self, name: str, *, at_most: timedelta) -> timedelta:
+        """Returns how long a call of the tool may run: its own time if that is shorter than `at_most`."""
+        own = self._tools[name][0].timeout if name in self._tools else None
+        return at_most if own is None else min(own, at_most)
 
     def checked(
         self, requests: Sequence[ToolRequest], agent: Agent, *, clients: Sequence[ClientTool] = ()
@@ -175,7 +189,6 @@ class Toolbox:
 
         `agent` is the name of the turn's agent. Raises CancelledError alone, if the current task is cancelled.
         """
-        _, source = self._tools[call.tool]
         context = ToolContext(
             key=call.key,
             tenant=call.tenant,
@@ -186,6 +199,9 @@ class Toolbox:
         )
         began = time.monotonic()
         try:
+            if call.tool not in self._tools:  # it was there when the call was decided on
+                raise ToolError("The tool is gone; it did not run.")
+            _, source = self._tools[call.tool]
             result = _checked(await source.call(call.tool, json.loads(call.arguments_json), context))
         except BaseException as error:
             if ends_task(error):

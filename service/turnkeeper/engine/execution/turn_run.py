@@ -199,7 +199,8 @@ class TurnRun:
         for call in await self._owned.append(decide_and_advance):
             await self._owned.hold()
             fault("turn.tool.before_start")
-            self._tools.start(call, timeout=self._agent.limits.tool_timeout)
+            most = self._agent.limits.tool_timeout
+            self._tools.start(call, timeout=self._services.toolbox.time_of(call.tool, at_most=most))
 
     def _advance(self, uow: UnitOfWork) -> tuple[Call, ...]:
         calls = advance_turn(uow, self._owner())
