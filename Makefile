@@ -103,6 +103,7 @@ proto-release: setup ## declare the protos released
 	$(BIN)/buf build protos -o protos/released.binpb
 
 LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-package turnkeeper-client \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) --group boot -o requirements-boot.txt

@@ -1,7 +1,11 @@
-"""The command line: `turnkeeper serve`, and models to run beside it. A command imports what it needs when it runs."""
+"""The command line. The commands of a server are here, and import what they need when they run.
+
+All others are those of `turnkeeper.terminal`, which these do not import: a server and a probe start without it.
+"""
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -87,8 +91,26 @@ class CommandLine(argparse.ArgumentParser):
         self.error(f"there is no flag {flag}" + (f", did you mean {near[0]}?" if near else ""))
 
 
+SERVER_COMMANDS = (
+    ("serve", "serve the API"),
+    ("model", "serve a model on this machine"),
+    ("credentials", "write credentials to try identity with"),
+    ("health", "ask a server for the health of a service"),
+    ("audit", "check the audit trail"),
+)
+"""The commands that are here, with their help."""
+_HERE = frozenset({name for name, _ in SERVER_COMMANDS} | {"--version"})
+_COMPLETION = "_TURNKEEPER_COMPLETE"
+"""The variable by which a shell asks for completions."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command, and returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in _HERE or _COMPLETION in os.environ:
+        from turnkeeper.terminal import app  # noqa: PLC0415 - a server does without it
+
+        return app.run(arguments, SERVER_COMMANDS)
     args, unknown = _parser().parse_known_args(arguments)
     if unknown:
         args.parser.refuse(unknown)

@@ -144,12 +144,12 @@ async def test_a_mistake_in_the_agents_file(serve: Serve, tmp_path: Path, text: 
         (["serve", "--embedded=a-password"], "turnkeeper serve: argument --embedded/--no-embedded: it takes no value"),
         (["serve", "-ppassword"], "turnkeeper serve: there is no flag -p;"),
         (["serve", "--lifeline", "a-password"], "turnkeeper serve: argument --lifeline: invalid int value"),
-        (["--port=1", "serve"], "turnkeeper serve: --port must stand after the command: turnkeeper serve --port"),
-        (["mongodb://ada:a-password@host"], "turnkeeper: argument COMMAND: invalid choice: 'mongodb://***@host'"),
+        (["--port=1", "serve"], "turnkeeper: no such option: --port; the flags of a command stand after it; see"),
+        (["mongodb://ada:a-password@host"], "turnkeeper: no such command 'mongodb://***@host'; see"),
+        (["version", "a-password", "--x=a-password"], "turnkeeper version: no such option: --x; see"),
         (["serve", "--lease"], "turnkeeper serve: argument --lease: expected one argument"),
         (["serve", "--first-token"], "turnkeeper serve: argument --first-token: expected one argument"),
-        (["sreve"], "turnkeeper: argument COMMAND: invalid choice: 'sreve'"),
-        ([], "turnkeeper: the following arguments are required: COMMAND"),
+        (["sreve"], "turnkeeper: no such command 'sreve'. Did you mean 'serve'; see"),
         (
             ["model", "scripted", "--prt", "1"],
             "turnkeeper model scripted: there is no flag --prt, did you mean --port?",
@@ -158,10 +158,12 @@ async def test_a_mistake_in_the_agents_file(serve: Serve, tmp_path: Path, text: 
     ],
 )
 def test_a_mistake_on_the_command_line(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
+    try:
+        status: object = main(arguments)
+    except SystemExit as ended:
+        status = ended.code
     errors = capsys.readouterr().err
-    assert ended.value.code == 2
+    assert status == 2
     assert errors.startswith(reason)
     assert errors.endswith("--help\n")
     assert len(errors.splitlines()) == 1
@@ -177,7 +179,7 @@ def test_the_help_is_shown_on_any_terminal(command: list[str], encoding: str) ->
         capture_output=True,
         check=True,
     )
-    assert b"usage: turnkeeper" in run.stdout
+    assert b"usage: turnkeeper" in run.stdout.lower()
     assert not run.stderr
 
 

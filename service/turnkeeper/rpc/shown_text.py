@@ -1,4 +1,4 @@
-"""What an approver sees of a text: nothing invisible, and the words that mix scripts by name."""
+"""Finds the words of a text that mix scripts, for approvers. What is invisible there `visible_text` shows."""
 
 import re
 import unicodedata
@@ -8,17 +8,11 @@ from typing import Final
 
 from fontTools.unicodedata import script_extension
 
+from turnkeeper.visible_text import characters, is_hidden, shown_json
+
 MAX_WORDS: Final = 32
 MAX_WORD_LENGTH: Final = 64
 """Characters of a marked word that are shown."""
-_BLANK: Final = frozenset(
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0\U00013441\U00013442\U00016fe4\U0001d159"
-)
-"""Letters, marks and symbols without a visible form, beyond the categories in _HIDDEN and variation selectors."""
-MAX_MARKS: Final = 4
-"""Nonspacing marks in a row, as in UTS #39, section 5.4: more of them cover the lines above and below."""
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
-"""Unicode categories of what is escaped: controls, formats with direction marks, unassigned characters, spaces."""
 _SCRIPTS_TOGETHER: Final = {
     "Hani": frozenset({"Hani", "Hanb", "Jpan", "Kore"}),
     "Hira": frozenset({"Hira", "Jpan"}),
@@ -30,18 +24,6 @@ _SCRIPTS_TOGETHER: Final = {
 _WITH_LATIN: Final = (frozenset({"Latn", "Jpan"}), frozenset({"Latn", "Hanb"}), frozenset({"Latn", "Kore"}))
 """What a highly restrictive word may mix with Latin: UTS #39, section 5.2."""
 _ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|.)")
-
-
-def shown_json(text: str) -> str:
-    """Returns JSON of the same meaning with an escape for each invisible character, and for marks beyond MAX_MARKS.
-
-    Invisible are spaces but the ordinary one, default-ignorable ones, direction marks, and those that are not assigned.
-    """
-    if text.isascii():
-        return text
-    bare = _marks().sub(lambda match: match[1] + "".join(map(_escape, match[2])), text)
-    hidden = [character for character in set(bare) if character > "~" and _is_hidden(character)]
-    return bare.translate({ord(character): _escape(character) for character in hidden})
 
 
 def mixed_script_words(text: str) -> list[str]:
@@ -87,37 +69,12 @@ def _scripts(character: str) -> frozenset[str]:
     return frozenset().union(*(_SCRIPTS_TOGETHER.get(script, {script}) for script in scripts))
 
 
-@lru_cache(maxsize=4096)
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN or character in _BLANK or _selects_variation(character)
-
-
 def _joins(character: str) -> bool:
     """Returns True for a hidden character other than a space."""
-    return _is_hidden(character) and not unicodedata.category(character).startswith("Z")
-
-
-def _selects_variation(character: str) -> bool:
-    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
-
-
-def _escape(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[index]:02x}{units[index + 1]:02x}" for index in range(0, len(units), 2))
+    return is_hidden(character) and not unicodedata.category(character).startswith("Z")
 
 
 @cache
 def _word() -> re.Pattern[str]:
     """Returns the pattern of a word: `\\w` has no marks, and a mark belongs to the letter before it."""
-    return re.compile(f"[\\w{_characters('Mn', 'Mc', 'Me')}]+")
-
-
-@cache
-def _marks() -> re.Pattern[str]:
-    """Returns the pattern of too many nonspacing marks in a row: those that may be there, then the rest."""
-    mark = f"[{_characters('Mn', 'Me')}]"
-    return re.compile(f"({mark}{{{MAX_MARKS}}})({mark}+)")
-
-
-def _characters(*categories: str) -> str:
-    return "".join(chr(number) for number in range(0x300, 0x20000) if unicodedata.category(chr(number)) in categories)
+    return re.compile(f"[\\w{characters('Mn', 'Mc', 'Me')}]+")

@@ -13,9 +13,10 @@ from turnkeeper.errors import SessionError
 from turnkeeper.errors_by_code import error_of
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, session_pb2
 from turnkeeper.rpc import codec
-from turnkeeper.rpc.shown_text import mixed_script_words, shown_json
+from turnkeeper.rpc.shown_text import mixed_script_words
 from turnkeeper.rpc.status import detail_of
 from turnkeeper.store.changeset import Head
+from turnkeeper.visible_text import shown_json
 
 _GREATEST: Final = 2**31 - 1
 """The greatest value of an int32."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeeper.rpc.shown_text import MAX_WORD_LENGTH, MAX_WORDS, mixed_script_words, shown_json
+from turnkeeper.rpc.shown_text import MAX_WORD_LENGTH, MAX_WORDS, mixed_script_words
+from turnkeeper.visible_text import shown_json, visible
 
 SPACES = [chr(number) for number in range(0x7F, sys.maxunicode + 1) if unicodedata.category(chr(number)) == "Zs"]
 DIRECTION_MARKS = [chr(number) for number in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
@@ -94,3 +95,29 @@ def test_the_words_are_few_and_short() -> None:
     many = " ".join(f"a\u0430{number}" for number in range(100))
     assert mixed_script_words(many) == many.split()[:MAX_WORDS]
     assert mixed_script_words("a\u0430" * 100) == ["a\u0430" * (MAX_WORD_LENGTH // 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("\x1b]52;c;ZXZpbA==\x07", r"\u001b]52;c;ZXZpbA==\u0007"),
+        ("\x1b]8;;http://e\x1b\\x", "\\u001b]8;;http://e\\u001b\\x"),
+        ("real\rfake", r"real\u000dfake"),
+        ("\x9b2J\x7f\x00", r"\u009b2J\u007f\u0000"),
+        ("pay \u202elapyap", r"pay \u202elapyap"),
+        ("a\u200bb\u2028c\ufeff", r"a\u200bb\u2028c\ufeff"),
+        ("prix : 3\u202f€, 5\u00a0%", "prix : 3\u202f€, 5\u00a0%"),
+        ("⚠\ufe0f 1\ufe0f\u20e3 👩\u200d💻 ❤\ufe0f\u200d🔥", "⚠\ufe0f 1\ufe0f\u20e3 👩\u200d💻 ❤\ufe0f\u200d🔥"),
+        ("a\ufe0fb\u200dc", r"a\ufe0fb\u200dc"),
+        ("naïve Привет 日本語 שלום", "naïve Привет 日本語 שלום"),
+    ],
+)
+def test_what_moves_a_cursor_or_hides_is_shown_on_a_terminal(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.text())
+def test_no_text_reaches_a_terminal_with_a_control(text: str) -> None:
+    assert not {sign for sign in visible(text) if unicodedata.category(sign) in ("Cc", "Zl", "Zp")} - {"\n", "\t"}
+    assert not set(visible(text)) & {*DIRECTION_MARKS, "\u200b", "\ufeff"}

@@ -1,0 +1,106 @@
+"""Makes a command of a coroutine function: with the connection's options, `--json`, and errors as one paragraph."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Concatenate, Final, ParamSpec
+
+import typer
+
+from turnkeeper import interrupts
+from turnkeeper.terminal import connection
+from turnkeeper.terminal.app import app
+from turnkeeper.terminal.connection import ConnectionOptions
+from turnkeeper.terminal.console import Output, standard_error, standard_output
+from turnkeeper.terminal.exit_codes import ExitCode
+from turnkeeper.terminal.failures import CommandFailed, explained
+from turnkeeper_client import Client
+
+P = ParamSpec("P")
+JSON: Final = Annotated[
+    bool, typer.Option("--json", help="print the service's response as JSON", rich_help_panel="Output")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminal:
+    """What a command works with."""
+
+    connection: ConnectionOptions
+    output: Output
+    errors: Output
+    json: bool
+    """True for JSON on the output, and nothing else there."""
+
+    def client(self) -> Client:
+        """Returns a client of the service, to be closed by the caller: `async with terminal.client() as client`."""
+        return self.connection.open()
+
+
+Command = Callable[Concatenate[Terminal, P], Awaitable[ExitCode | None]]
+
+
+def command(
+    name: str, *, panel: str, examples: Sequence[str] = (), json: bool = True
+) -> Callable[[Command[P]], Command[P]]:
+    """Adds a coroutine function to the application, and returns it as it is. Its docstring is the command's help.
+
+    The first parameter is the Terminal, the others are typer's. None as its result is ExitCode.OK. `examples`: lines
+    of a shell, without `turnkeeper`. `json`: the command has the option `--json`.
+    """
+
+    def add(function: Command[P]) -> Command[P]:
+        epilog = "\n".join(("Examples:\n", *(f"  turnkeeper {example}" for example in examples))) if examples else None
+        app.command(name, rich_help_panel=panel, epilog=epilog)(runnable(function, json=json))
+        return function
+
+    return add
+
+
+def runnable(function: Command[P], *, json: bool) -> Callable[..., None]:
+    """Returns the function as typer takes it: with the options that all commands have."""
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        given = {key: values.pop(key) for key in connection.NAMES}
+        profile, as_json = values.pop("profile"), values.pop("json", False)
+        raise typer.Exit(_run(function, given, profile, values, as_json=as_json))
+
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    options = [inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JSON)]
+    every = [*own, *(options if json else []), *connection.parameters()]
+    every = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in every]
+    run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]  # typer reads the options from it
+    del run.__wrapped__
+    return run
+
+
+def _run(
+    function: Callable[..., Awaitable[ExitCode | None]],
+    given: Mapping[str, str | None],
+    profile: str | None,
+    values: Mapping[str, Any],
+    *,
+    as_json: bool,
+) -> ExitCode:
+    """Runs the command. Prints an error, and returns the exit status."""
+    output, errors = standard_output(), standard_error()
+    address = connection.ADDRESS
+
+    async def work() -> ExitCode:
+        return await function(terminal, **values) or ExitCode.OK
+
+    try:
+        chosen = ConnectionOptions.chosen(given, profile=profile)
+        address = chosen.address
+        terminal = Terminal(connection=chosen, output=output, errors=errors, json=as_json)
+        interrupts.raise_again()
+        return asyncio.run(work())
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - what is not a command's own error is raised again
+        message, status = explained(error, address)
+        errors.show(("turnkeeper: ", "dim"), (message, "red" if not isinstance(error, CommandFailed) else ""))
+        return status

@@ -1,0 +1,43 @@
+"""The front of the command line: help, mistakes, and what a server does not load."""
+
+import subprocess
+import sys
+
+import pytest
+
+from turnkeeper.command_line import SERVER_COMMANDS, main
+from turnkeeper.terminal.app import MODULES, app
+from turnkeeper.terminal.exit_codes import ExitCode
+
+NOT_FOR_SERVERS = ("turnkeeper.terminal", "turnkeeper_client", "typer", "rich", "pygments", "markdown_it")
+SERVE = """
+import sys
+from turnkeeper.command_line import main
+assert main(["serve", "--agents", "nowhere.toml", "--mongodb-uri", "mongodb://127.0.0.1:1/"]) == 2
+assert "turnkeeper.app" in sys.modules
+print([name for name in sys.modules if name.split(".")[0] in {names} or name in {names}], file=sys.stderr)
+"""
+
+
+def test_a_server_loads_nothing_of_the_terminal() -> None:
+    program = SERVE.replace("{names}", repr(NOT_FOR_SERVERS))
+    variables = {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "OPENAI_API_KEY": "unused"}
+    run = subprocess.run([sys.executable, "-c", program], env=variables, check=False, capture_output=True, text=True)
+    assert run.stderr.endswith("\n[]\n"), run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_alone_it_shows_every_command_and_examples(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    names = [name for name, _ in SERVER_COMMANDS] + [str(command.name) for command in app.registered_commands]
+    assert len(names) > 5
+    assert not [name for name in names if f" {name} " not in shown]
+    assert "Examples:" in shown
+    assert not [code for code in ExitCode if f"{code.value} " not in shown.partition("Exit status")[2]]
+    assert "\x1b" not in shown
+
+
+def test_a_module_adds_a_command() -> None:
+    main(["version"])
+    assert len(app.registered_commands) >= len(MODULES)
