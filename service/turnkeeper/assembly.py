@@ -282,7 +282,7 @@ class Replica:
         server.add(SessionService(self._sessions, store, visible, **logs, **streams))
         server.add(ChatService(self._turns, visible, self._client_tools, store, **streams))
         server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))
-        server.add(AgentService(self._agents, store, page_tokens=page_tokens))
+        server.add(AgentService(self._agents, store, toolbox=self._toolbox, page_tokens=page_tokens))
         server.add(AuditService(store))
         server.add(OperatorService(self._operations, store, page_tokens=page_tokens))
         port = server.listen(settings.address(settings.port), self._certificate)

@@ -103,8 +103,12 @@ class Agent:
 
     def rule_named(self, tool: str, tool_class: ToolClass) -> PolicyRule:
         """Returns the first rule that covers the tool. Without one, READ_ONLY tools run, others need approval."""
-        for rule in self.policy:
-            if fnmatchcase(tool, rule.tool):
-                return rule
+        rule = self.rule_covering(tool)
+        if rule is not None:
+            return rule
         free = tool_class is ToolClass.READ_ONLY
         return PolicyRule(tool=tool, action=PolicyAction.AUTO if free else PolicyAction.APPROVE)
+
+    def rule_covering(self, tool: str) -> PolicyRule | None:
+        """Returns the first rule of the policy whose pattern fits the tool's name, or None if none does."""
+        return next((rule for rule in self.policy if fnmatchcase(tool, rule.tool)), None)

@@ -8,16 +8,20 @@ from turnkeeper.pb.v1 import agent_pb2, agent_pb2_grpc
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.page_tokens import PageTokens
-from turnkeeper.rpc.views import agent_view
+from turnkeeper.rpc.views import agent_view, tool_view
 from turnkeeper.store.contract import SessionStore
+from turnkeeper.tools.toolbox import Toolbox
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
     """The RPCs about agents."""
 
-    def __init__(self, agents: Mapping[str, Agent], store: SessionStore, *, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, agents: Mapping[str, Agent], store: SessionStore, *, toolbox: Toolbox, page_tokens: PageTokens
+    ) -> None:
         self._agents = agents
         self._store = store
+        self._toolbox = toolbox
         self._page_tokens = page_tokens
 
     async def GetAgent(self, request: agent_pb2.GetAgentRequest, context: Context) -> agent_pb2.GetAgentResponse:
@@ -31,7 +35,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                     metadata={"agent": request.name},
                 )
             raise AgentNotFound(metadata={"agent": request.name})
-        return agent_pb2.GetAgentResponse(agent=agent_view(agent))
+        tools = [tool_view(spec, agent) for spec in self._toolbox.offered(agent)]
+        return agent_pb2.GetAgentResponse(agent=agent_view(agent), tools=tools)
 
     async def ListAgents(self, request: agent_pb2.ListAgentsRequest, context: Context) -> agent_pb2.ListAgentsResponse:
         caller = caller_of(context)

@@ -8,6 +8,7 @@ from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.session import Session
+from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.domain.turn import Turn
 from turnkeeper.errors import SessionError
 from turnkeeper.errors_by_code import error_of
@@ -87,4 +88,13 @@ def agent_view(agent: Agent) -> agent_pb2.Agent:
     )
     view = codec.fill(agent_pb2.Agent(), replace(agent, limits=limits))
     view.version = agent.version
+    return view
+
+
+def tool_view(spec: ToolSpec, agent: Agent) -> agent_pb2.AgentTool:
+    """Returns a tool as an agent has it, with what the agent's policy decides about a call."""
+    view = codec.fill(agent_pb2.AgentTool(), spec)
+    codec.fill(view, agent.rule_for(spec))
+    rule = agent.rule_covering(spec.name)
+    view.rule = rule.tool if rule is not None else ""
     return view

@@ -156,6 +156,56 @@ class Agent(_message.Message):
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
 
 @_typing.final
+class AgentTool(_message.Message):
+    """A tool that an agent may call, and what its policy decides about a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    TOOL_CLASS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The tool's name."""
+    description: _builtins.str
+    """What the model reads of it."""
+    schema_json: _builtins.str
+    """JSON Schema of its arguments, as the model receives it."""
+    tool_class: _event_pb2.ToolClass.ValueType
+    """The tool's class."""
+    source: _builtins.str
+    """Where it comes from, such as `python:samples`."""
+    rule: _builtins.str
+    """The policy's rule that decides, as it is written; empty if none covers the tool and its class decides."""
+    action: _event_pb2.PolicyAction.ValueType
+    """What happens to a call. A session in which a call of the tool has an unknown outcome asks also where this is AUTO."""
+    asks: _builtins.bool
+    """The tool asks a person for each call by itself: AUTO and NOTIFY of a rule count as APPROVE."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        schema_json: _builtins.str = ...,
+        tool_class: _event_pb2.ToolClass.ValueType = ...,
+        source: _builtins.str = ...,
+        rule: _builtins.str = ...,
+        action: _event_pb2.PolicyAction.ValueType = ...,
+        asks: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "asks", b"asks", "description", b"description", "name", b"name", "rule", b"rule", "schema_json", b"schema_json", "source", b"source", "tool_class", b"tool_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentTool: _TypeAlias = AgentTool  # noqa: Y015
+
+@_typing.final
 class GetAgentRequest(_message.Message):
     """GetAgent's request."""
 
@@ -188,18 +238,24 @@ class GetAgentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AGENT_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def agent(self) -> Global___Agent:
         """The agent."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentTool]:
+        """The tools that it may call on this replica, by name."""
 
     def __init__(
         self,
         *,
         agent: Global___Agent | None = ...,
+        tools: _abc.Iterable[Global___AgentTool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
