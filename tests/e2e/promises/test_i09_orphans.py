@@ -10,7 +10,6 @@ from grpc import StatusCode, aio
 
 from tests import harness
 from tests.e2e.support.environment import Environment
-from tests.e2e.support.faults import held_up
 from tests.e2e.support.server_processes import LEASE, MARGIN, SWEEP, doomed
 from turnkeeper.faults import VARIABLE
 from turnkeeper.pb.v1 import chat_pb2
@@ -19,11 +18,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 T = TypeVar("T")
 KILLED_IN_A_STEP = {VARIABLE: "step.after_first_write=kill"}
+KILLED_IN_THE_ANSWER = {VARIABLE: "step.after_first_write=kill@3"}
+"""After two messages: a session that is created has no head before."""
 SETTINGS = {"lease": timedelta(seconds=LEASE), "sweep": timedelta(seconds=SWEEP)}
 SCRIPT = """
 [[reply]]
 match = "^writes"
-first_delay = "1500ms"
 text = "Never stored."
 times = 1
 
@@ -49,14 +49,11 @@ text = "Again: {user}"
 async def test_i9_a_server_killed_in_the_middle_of_a_write_delays_no_other(env: Environment) -> None:
     """Its writes stay locked in the database until another replica ends its transaction."""
     turns: dict[str, chat_pb2.Turn] = {}
-    async with doomed(env) as server, harness.connect(server.address) as stubs:
+    async with doomed(env, more=KILLED_IN_THE_ANSWER) as server, harness.connect(server.address) as stubs:
         for words in ("thinks", "writes"):
             session = await harness.create_test_session(stubs, agent="talker")
             turns[words] = await harness.send_message_to_session(stubs, session, words, wait=0)
-            await env.wait_for_model_requests(words)
-        async with held_up(env.mongo_uri, "insert", by=timedelta(milliseconds=500)) as insert:
-            await insert.entered()
-            await server.kill()
+        await server.process.wait()
     killed = time.monotonic()
     for words, turn in turns.items():
         ended = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id, seconds=60)
