@@ -84,17 +84,38 @@ async def test_a_locked_head_holds_up_its_own_batch_alone(
     store: MongoStore, client: Client, database_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renewals, "BATCH", 2)
-    monkeypatch.setattr(renewals, "RENEWAL_S", 0.2)
+    monkeypatch.setattr(renewals, "LEAST_LIMIT_S", 0.2)
     leases = await lapsed(store, MANY)
     first = next(iter(leases))
     async with locked(client, database_name, first):
-        known = await store.renew_all(leases, owner="one", lease=LONG)
+        known = await store.renew_all(leases, owner="one", lease=SHORT)
         assert first not in known
         assert len(known) >= MANY - 2
         assert all(known.values())
         with pytest.raises(ServiceUnavailable):
-            await store.renew_all({first: leases[first]}, owner="one", lease=LONG)
+            await store.renew_all({first: leases[first]}, owner="one", lease=SHORT)
     assert await store.renew_all(leases, owner="one", lease=LONG) == dict.fromkeys(leases, True)
+
+
+@pytest.mark.parametrize("by_thread", [False, True])
+async def test_a_slow_database_ends_no_renewal_that_is_in_time(
+    store: MongoStore, renewer: MongoRenewer, failing: FailPoint, monkeypatch: pytest.MonkeyPatch, by_thread: bool
+) -> None:
+    monkeypatch.setattr(renewals, "LEAST_LIMIT_S", 0.1)
+    leases, lease = await lapsed(store, 1), timedelta(seconds=4)
+    await asyncio.to_thread(renewer.renew_all, leases, owner="one", lease=lease)  # it is connected from now on
+    async with failing(["update"], blockConnection=True, blockTimeMS=300):
+        if by_thread:
+            known = await asyncio.to_thread(renewer.renew_all, leases, owner="one", lease=lease)
+        else:
+            known = await store.renew_all(leases, owner="one", lease=lease)
+    assert known == dict.fromkeys(leases, True)
+    renewer.close()
+
+
+@pytest.mark.parametrize(("lease", "limit"), [(1.0, 1.0), (2.0, 1.0), (7.0, 2.625), (30.0, 11.25)])
+def test_a_renewal_has_three_eighths_of_the_lease_and_a_second_at_least(lease: float, limit: float) -> None:
+    assert renewals.limit_s(timedelta(seconds=lease)) == limit
 
 
 async def test_what_is_not_known_of_any_lease_is_unavailable(

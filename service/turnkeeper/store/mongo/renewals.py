@@ -18,8 +18,13 @@ from turnkeeper.store.mongo.heads import later
 
 BATCH: Final = 128
 """Leases that one command renews, at most."""
-RENEWAL_S: Final = 1.0
-"""Seconds for one command. A head that a killed server's transaction has locked would block it for longer."""
+LEAST_LIMIT_S: Final = 1.0
+"""Seconds that one command has, at least. It would wait for longer for a head that a killed server has locked."""
+LIMIT: Final = 3 / 8
+"""One command has this fraction of the lease, if that is more: it was sent when the lease was a quarter old.
+
+So a slow database ends no renewal that would still have come in time.
+"""
 
 Batch: TypeAlias = Sequence[tuple[SessionKey, int]]
 """Sessions with the fences of their owner."""
@@ -35,6 +40,11 @@ def extended(lease: timedelta) -> list[Document]:
     return [{"$set": {"lease_until": later(lease)}}]
 
 
+def limit_s(lease: timedelta) -> float:
+    """Returns the seconds that one command has."""
+    return max(LEAST_LIMIT_S, LIMIT * lease.total_seconds())
+
+
 def batches(leases: Mapping[SessionKey, int]) -> list[Batch]:
     """Returns the leases in batches, in random order: one locked head does not stop the same others each time."""
     shuffled = random.sample(list(leases.items()), len(leases))
@@ -43,7 +53,7 @@ def batches(leases: Mapping[SessionKey, int]) -> list[Batch]:
 
 async def renew(heads: Collection, batch: Batch, *, owner: str, lease: timedelta) -> dict[SessionKey, bool]:
     """Extends the leases of a batch. Returns True for each that is held, False for one that is lost."""
-    with pymongo.timeout(RENEWAL_S):
+    with pymongo.timeout(limit_s(lease)):
         result = await heads.bulk_write(_updates(batch, owner=owner, lease=lease), ordered=False)
     known = _known(batch, result.matched_count)
     if known is not None:
@@ -56,7 +66,7 @@ def renew_blocking(
     heads: SyncCollection[dict[str, Any]], batch: Batch, *, owner: str, lease: timedelta
 ) -> dict[SessionKey, bool]:
     """Does what `renew` does, and blocks its thread meanwhile."""
-    with pymongo.timeout(RENEWAL_S):
+    with pymongo.timeout(limit_s(lease)):
         result = heads.bulk_write(_updates(batch, owner=owner, lease=lease), ordered=False)
     known = _known(batch, result.matched_count)
     if known is not None:
