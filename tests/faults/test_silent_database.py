@@ -1,19 +1,24 @@
-"""A database that does not answer, at default times: readiness ends after 30 s, and begins again once it answers."""
+"""A database that does not answer: readiness at default times, and how long many calls wait at most."""
 
 import asyncio
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc import aio
 
 from tests import harness
 from tests.faults.embedded import NOT_SERVING, SERVING, Embedded, embedded
 from tests.processes import until_call
-from turnkeeper.pb.v1 import session_pb2
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
+Call = Callable[[], Awaitable[Any]]
+OPERATION_TIME, SESSIONS, TIMES = 2.0, 6, 5
 SCRIPT = '[[reply]]\ntext = "You said: {user}"'
 
 
@@ -46,6 +51,49 @@ async def test_a_frozen_database_ends_readiness_after_thirty_seconds(tmp_path: P
         while kinds.count("turn_completed") < 2:
             kinds += [str(event.WhichOneof("payload")) for event in (await watch.read()).events]
         print(f"NOT_SERVING after {after:.1f} s, SERVING again after {again:.1f} s")
+
+
+@pytest.mark.timeout(120)
+async def test_each_of_many_reads_of_a_frozen_database_ends_with_the_operation_time(tmp_path: Path) -> None:
+    """However many there are: none waits for a thread, a connection or a server longer than that."""
+    async with (
+        harness.scripted(SCRIPT) as model,
+        embedded(tmp_path, model, "--operation-time", f"{OPERATION_TIME:.0f}s") as served,
+    ):
+        sessions = [await harness.create_test_session(served.stubs, agent="talker") for _ in range(SESSIONS)]
+        turns = [await harness.send_message_to_session(served.stubs, session, "hello", wait=20) for session in sessions]
+        os.kill(served.mongod, signal.SIGSTOP)
+        ended = await asyncio.gather(*(ending_of(read) for turn in turns for read in reads_of(served, turn) * TIMES))
+        os.kill(served.mongod, signal.SIGCONT)
+        assert len(ended) >= 200
+        assert {status for status, _ in ended} == {grpc.StatusCode.UNAVAILABLE}
+        seconds = sorted(seconds for _, seconds in ended)
+        print(f"{len(ended)} reads: {seconds[0]:.1f} to {seconds[-1]:.1f} s, median {seconds[len(seconds) // 2]:.1f} s")
+        assert seconds[-1] < 2 * OPERATION_TIME, "before, with 200 of them: 11 s"
+
+
+def reads_of(served: Embedded, turn: chat_pb2.Turn) -> list[Call]:
+    """Returns calls that read, without one that the server answers from its memory."""
+    session, stubs = turn.session_id, served.stubs
+    return [
+        lambda: stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session)),
+        lambda: stubs.sessions.ListSessions(session_pb2.ListSessionsRequest()),
+        lambda: stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=session)),
+        lambda: stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id=session)),
+        lambda: stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=session, turn_id=turn.turn_id)),
+        lambda: stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session)),
+        lambda: stubs.approvals.ListApprovals(approval_pb2.ListApprovalsRequest(session_id=session)),
+    ]
+
+
+async def ending_of(call: Call) -> tuple[grpc.StatusCode, float]:
+    """Returns the status of a call, and the seconds that it took."""
+    began = time.monotonic()
+    try:
+        await call()
+    except aio.AioRpcError as error:
+        return error.code(), time.monotonic() - began
+    return grpc.StatusCode.OK, time.monotonic() - began
 
 
 async def is_now(served: Embedded, status: int) -> bool:

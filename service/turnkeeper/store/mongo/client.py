@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from contextvars import copy_context
 from datetime import UTC, timedelta
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -160,6 +162,14 @@ class Connection:
         self.audit_chains: Collection = self.database["audit_chains"]
         self.freezes: Collection = self.database["freezes"]
 
+    def in_time(self) -> AbstractContextManager[Any]:
+        """Limits a whole block of commands to `operation`, from now on.
+
+        Otherwise each command has that much time of its own, from when a thread is free for it: beside many others that
+        wait for a silent database, it would end much later.
+        """
+        return pymongo.timeout(self.operation.total_seconds())
+
     def session(self) -> ClientSession:
         """Returns a new, causally consistent client session. Sends nothing; motor's own method would need a thread."""
         return ClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
@@ -178,8 +188,8 @@ class Connection:
         return await _in_thread(self._threads, work)
 
     async def read_in_thread(self, work: Callable[[], T]) -> T:
-        """Does the same as `in_thread` in a thread for reads."""
-        return await _in_thread(self._reading_threads, work)
+        """Does the same as `in_thread` in a thread for reads, which has the limit of a block of `in_time`."""
+        return await _in_thread(self._reading_threads, partial(copy_context().run, work))
 
     async def close(self) -> None:
         """Disconnects within DISCONNECT_S. Without that limit the driver waits 10 s for a server that is lost."""

@@ -15,6 +15,7 @@ class MeasuredReads:
 
     @contextmanager
     def _reading(self, operation: str) -> Iterator[Read]:
-        """Measures one read, and yields what gives each of its commands the collection."""
-        with self._connection.call(operation), self._consistent_reads.reading() as read:
+        """Measures one read, and yields what gives each of its commands the collection. Limits all of them together."""
+        connection = self._connection
+        with connection.call(operation), connection.in_time(), self._consistent_reads.reading() as read:
             yield read

@@ -78,7 +78,8 @@ class Reads(MeasuredReads):
         fetch = partial(self._session, key, deleted=deleted)
         if self._consistent_reads.is_linearizable:
             return await fetch()
-        return await self._shared_sessions.read((key, deleted), fetch)
+        with self._connection.in_time():  # the wait for what others read is a part of it
+            return await self._shared_sessions.read((key, deleted), fetch)
 
     async def _session(self, key: SessionKey, *, deleted: bool) -> tuple[Session, Head] | None:
         where = keys.where(keys.of_session(key))
