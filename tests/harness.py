@@ -7,17 +7,17 @@ import re
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 
 from tests.guarded_database import LEAST_RIGHTS, SERVICE
-from tests.metadata_channel import MetadataChannel
 from turnkeeper import app
 from turnkeeper.identity.credential import Authenticator
 from turnkeeper.model.script import Script
@@ -42,27 +42,46 @@ from turnkeeper.store.mongo.store import MongoStore
 START_TIME = 40.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TwoTenants:
-    """With it the tests' caller is the principal `default`, and its sessions have twins in another tenant."""
-
-    settings: Mapping[str, Any]
-    """By which a server knows both callers."""
-    metadata: Sequence[tuple[str, str]]
-    """The credential of the tests' caller."""
-    twin: Sequence[tuple[str, str]]
-    """The credential of the caller in the other tenant."""
+TENANT: Final = "default"
+"""That of the tests' caller."""
 
 
-two_tenants: TwoTenants | None = None
+class SecondTenant(Protocol):
+    """A tenant beside that of the tests' caller, which then has a token."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Returns the settings by which a server knows the callers of both."""
+
+    @property
+    def token(self) -> str:
+        """Returns the token of the tests' caller."""
+
+    def served(self, address: str, mongo_uri: str, database: str) -> contextlib.AbstractContextManager[None]:
+        """Takes note, for the block, of a server with these settings, and of its database."""
+
+    def channels(self, channel: Any, address: str) -> "tuple[Any, Any] | None":
+        """Returns the channel with the token of the tests' caller, and with that of the second tenant's caller.
+
+        Returns None if no server with the settings has this address.
+        """
+
+
+second_tenant: SecondTenant | None = None
 """Set by tests/e2e/conftest.py."""
+
+
+def token() -> str:
+    """Returns the token of the tests' caller."""
+    assert second_tenant is not None, "without a second tenant there are no credentials"
+    return second_tenant.token
 
 
 class Stubs:
     """The services on one channel."""
 
-    twin: "Stubs | None" = None
-    """Those of a caller of another tenant, in which each session of `create_test_session` has a twin of the same id."""
+    second: "Stubs | None" = None
+    """Those of the second tenant's caller, until it has changed the twin of the first test session."""
 
     def __init__(self, channel: Any) -> None:
         self.channel: aio.Channel = channel
@@ -78,12 +97,23 @@ class Stubs:
 async def connect(address: str) -> AsyncIterator[Stubs]:
     """Opens a channel, and yields its stubs."""
     async with aio.insecure_channel(address) as channel:
-        if two_tenants is None:
-            yield Stubs(channel)
-            return
-        stubs = Stubs(MetadataChannel(channel, two_tenants.metadata))
-        stubs.twin = Stubs(MetadataChannel(channel, two_tenants.twin))
-        yield stubs
+        yield stubs_on(channel, address)
+
+
+def caller_channel(channel: Any, address: str) -> Any:
+    """Returns the channel to the server at this address with the credential of the tests' caller, if it has one."""
+    channels = second_tenant.channels(channel, address) if second_tenant else None
+    return channels[0] if channels else channel
+
+
+def stubs_on(channel: aio.Channel, address: str) -> Stubs:
+    """Returns the services of the server at this address for the tests' caller."""
+    channels = second_tenant.channels(channel, address) if second_tenant else None
+    if channels is None:
+        return Stubs(channel)
+    stubs, stubs_of_second = map(Stubs, channels)
+    stubs.second = stubs_of_second
+    return stubs
 
 
 @contextlib.asynccontextmanager
@@ -130,14 +160,16 @@ async def serving(
         "drain_delay": timedelta(),
         "drain_grace": timedelta(seconds=2),
     }
-    if two_tenants is not None and "identity" not in overrides and authenticator is None:
-        chosen |= two_tenants.settings
+    tenants = None if "identity" in overrides or authenticator else second_tenant
+    if tenants is not None:
+        chosen |= tenants.settings
     variables = environment(model, **(more or {}))
     settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **overrides})
     async with app.serving(
         settings, variables, new_store=new_store, authenticator=authenticator, recheck=recheck
     ) as running:
-        yield running
+        with _noted(tenants, running.address, mongo_uri, database):
+            yield running
 
 
 @dataclass(slots=True)
@@ -187,8 +219,9 @@ async def server_process(
     times = ["--lease", "2s", "--sweep", "200ms", "--poll", "100ms", "--drain-delay", "0s", "--drain-grace", "5s"]
     times = times if short_times else []
     patience = {"TURNKEEPER_OUTCOME_PATIENCE": "0s"} if short_times else {}
-    if two_tenants is not None and "--identity" not in flags:
-        named = two_tenants.settings.items()
+    tenants = None if "--identity" in flags else second_tenant
+    if tenants is not None:
+        named = tenants.settings.items()
         flags = (*(part for name, value in named for part in (f"--{name.replace('_', '-')}", str(value))), *flags)
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -199,12 +232,20 @@ async def server_process(
         stderr=stderr,
     )
     try:
-        yield ServerProcess(process, await address_of(process))
+        address = await address_of(process)
+        with _noted(tenants, address, mongo_uri, database):
+            yield ServerProcess(process, address)
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to close the pipe
+
+
+def _noted(
+    tenants: SecondTenant | None, address: str, mongo_uri: str, database: str
+) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if tenants is None else tenants.served(address, mongo_uri, database)
 
 
 def _of_service(mongo_uri: str) -> str:
@@ -234,14 +275,18 @@ def answer_of(turn: chat_pb2.Turn) -> str:
 
 
 async def create_test_session(stubs: Stubs, *, agent: str = "clerk", session_id: str = "") -> str:
-    """Creates a session. Returns its id."""
+    """Creates a session. Returns its id.
+
+    The twin of the first one is then changed by its own caller: the server caches both, and notifies of both.
+    """
     response = await stubs.sessions.CreateSession(
         session_pb2.CreateSessionRequest(session_id=session_id, request_id=new_request_id(), agent=agent)
     )
-    if stubs.twin is not None:
-        await stubs.twin.sessions.CreateSession(
-            session_pb2.CreateSessionRequest(session_id=response.session.session_id, agent=agent)
-        )
+    if stubs.second is not None:
+        second, stubs.second = stubs.second, None
+        twin = session_pb2.Session(session_id=response.session.session_id, title="A foreign title")
+        change = session_pb2.UpdateSessionRequest(session=twin, update_mask=FieldMask(paths=["title"]))
+        await second.sessions.UpdateSession(change)
     return response.session.session_id
 
 

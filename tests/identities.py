@@ -13,14 +13,11 @@ from tests import harness
 from tests.calls import Issuer, bearer
 from tests.metadata_channel import MetadataChannel
 from turnkeeper.dev_credentials import AUDIENCE, ISSUER
-from turnkeeper.identity.caller import AccessRole
 from turnkeeper.identity.credential import CallContext, Credential, CredentialKind, Refusal, refused
 
 NAME: Final = "test-credential"
 """The metadata with the caller's name, for NamedCredentials."""
 SIGNER: Final = Issuer()
-TWIN: Final = "twin"
-"""The tenant of the twins."""
 
 
 def settings_of(folder: Path, *rows: str) -> dict[str, Any]:
@@ -57,17 +54,6 @@ class NamedCredentials:
 def token_of(name: str) -> str:
     """Returns a token whose subject is this name, for as long as any test takes."""
     return SIGNER.token(sub=name, exp=int(time.time()) + 7200)
-
-
-def two_tenants(folder: Path) -> harness.TwoTenants:
-    """Returns a caller in the tenant `default` that may do what any caller may without identity, and one elsewhere."""
-    roles = [role.value for role in AccessRole]
-    rows = (row("default", tenant="default", roles=roles), row("twin", tenant=TWIN, roles=["caller"]))
-    return harness.TwoTenants(
-        settings=settings_of(folder, *rows),
-        metadata=bearer(token_of("default/default")),
-        twin=bearer(token_of(f"{TWIN}/twin")),
-    )
 
 
 def stubs_as(channel: aio.Channel, name: str, **metadata: str) -> harness.Stubs:

@@ -3,14 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from google.protobuf.message import Message
 from grpc import aio
 
 
 class MetadataChannel:
     """Passes everything on to a channel, and adds metadata to its calls."""
 
-    def __init__(self, channel: aio.Channel, metadata: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        channel: aio.Channel,
+        metadata: Sequence[tuple[str, str]],
+        *,
+        prepare: Callable[[Message], None] = lambda _: None,
+    ) -> None:
+        """`prepare` is called with each request before it is sent."""
         self._channel = channel
+        self._prepare = prepare
         self._metadata = tuple(metadata)
         self.unary_unary = self._adding(channel.unary_unary)
         self.unary_stream = self._adding(channel.unary_stream)
@@ -26,6 +35,9 @@ class MetadataChannel:
             inner = method(*arguments, **options)
 
             def call(*requests: Any, metadata: Any = None, **more: Any) -> Any:
+                for request in requests:
+                    if isinstance(request, Message):
+                        self._prepare(request)
                 return inner(*requests, metadata=(*self._metadata, *(metadata or ())), **more)
 
             return call

@@ -2,31 +2,42 @@
 
 import json
 import logging
-import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 
 import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from tests import harness, identities
+from tests import harness
 from tests.checker.compare import check
 from tests.e2e.support.environment import AGENTS, Environment, check_pairs
+from tests.e2e.support.second_tenant import TENANT, SecondTenant
+from tests.e2e.support.twins import Recorded, Twins, record
 from tests.test_tools import FOLDER, ToolControl
 from turnkeeper.tools.samples import OUTBOX
 
-TWO_TENANTS = "TURNKEEPER_TEST_TWO_TENANTS"
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def recorded_twins(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Recorded]:
+    """Returns the sessions of which the second tenant has copies."""
+    return await record(mongo_uri, f"turnkeeper_test_{secrets.token_hex(6)}", tmp_path_factory.mktemp("twins"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def two_tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gives each session of a test a twin of the same id in another tenant, if the variable asks for it."""
-    if os.environ.get(TWO_TENANTS):
-        harness.two_tenants = identities.two_tenants(tmp_path_factory.mktemp("two-tenants"))
-    yield
-    harness.two_tenants = None
+@pytest.fixture(scope="module", autouse=True)
+def second_tenant(
+    mongo_uri: str, recorded_twins: Sequence[Recorded], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecondTenant]:
+    """Gives each session of the module's tests a twin of the same id in another tenant.
+
+    Servers with the flag or setting `identity` of a test's own have none.
+    """
+    twins = Twins(TENANT, recorded_twins, shared=mongo_uri)
+    harness.second_tenant = tenant = SecondTenant(tmp_path_factory.mktemp("second-tenant"), twins)
+    yield tenant
+    harness.second_tenant = None
+    twins.disconnect(mongo_uri)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,7 +62,9 @@ def tool_control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToolContr
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def env(request: pytest.FixtureRequest, mongo_uri: str, tool_control: ToolControl) -> AsyncIterator[Environment]:
+async def env(
+    request: pytest.FixtureRequest, mongo_uri: str, tool_control: ToolControl, second_tenant: SecondTenant
+) -> AsyncIterator[Environment]:
     """Starts the module's server. At its end it checks that nothing failed inside, that the model never got a call
     without its result, and that the documents equal the fold of the logs."""
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
@@ -76,24 +89,12 @@ async def env(request: pytest.FixtureRequest, mongo_uri: str, tool_control: Tool
             for exchange in model.exchanges.all():
                 check_pairs(json.loads(exchange.body)["messages"])
         await check(mongo_uri, database)
-        await _check_twins(mongo_uri, database)
+        await second_tenant.check(mongo_uri, database)
     finally:
         logging.getLogger("turnkeeper").removeHandler(failures)
         async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
             await client.drop_database(database)
     assert not failures.messages
-
-
-async def _check_twins(mongo_uri: str, database: str) -> None:
-    """Asserts that nothing has happened in the other tenant but the creation of its sessions."""
-    async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
-        stored = client[database]
-        counts = {
-            name: await stored[name].count_documents({"tenant": identities.TWIN})
-            for name in ("sessions", "events", "turns", "tool_calls", "approvals", "requests")
-        }
-    expected = counts["sessions"]
-    assert counts == {**dict.fromkeys(counts, 0), "sessions": expected, "events": expected}
 
 
 class _Failures(logging.Handler):

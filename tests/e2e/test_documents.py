@@ -19,6 +19,8 @@ from turnkeeper_client import Client
 
 ADDRESS = "127.0.0.1:50051"
 """Where the documents expect the server of `make run`."""
+NO_CREDENTIALS = ("--identity", "none")
+"""As `make run`: the programs have no tokens, so that their sessions have no twins in a second tenant either."""
 SCRIPT = ROOT / "tests/demo/clerk.toml"
 """The replies of the clerk's model in `make run`."""
 HALF, WHOLE = "The capital of France is one that nobody", "Paris is the capital of France."
@@ -129,7 +131,7 @@ def programs(*, without: Sequence[str]) -> Mapping[str, str]:
 async def address(mongo_uri: str, database_name: str) -> AsyncIterator[str]:
     async with (
         harness.scripted(load_script(SCRIPT)) as model,
-        harness.serving(mongo_uri, database_name, model) as running,
+        harness.serving(mongo_uri, database_name, model, identity="none") as running,
     ):
         yield running.address
 
@@ -161,19 +163,20 @@ async def test_programs_that_print_an_answer_are_exact_when_its_server_is_killed
 ) -> None:
     """Each program as it stands. What was printed of an answer that does not count stands on lines of its own."""
     port = ports.free_port()
+    flags = (*NO_CREDENTIALS, "--port", str(port))
     pages = ("README.md", "docs/guide/first-session.md", "clients/python/README.md")
     codes = {page: blocks((ROOT / page).read_text(), "python") for page in pages}
     answers = {page: next(code for code in codes[page] if ".text()" in code) for page in pages}
     answers["make run"] = paste.python_talk(ADDRESS).partition("\n")[2].removesuffix("END")
     async with harness.scripted(CUT.replace("{times}", str(len(answers)))) as model, asyncio.TaskGroup() as group:
-        async with harness.server_process(mongo_uri, database_name, model, flags=("--port", str(port))) as killed:
+        async with harness.server_process(mongo_uri, database_name, model, flags=flags) as killed:
             running = {name: Printed(code.replace(ADDRESS, killed.address)) for name, code in answers.items()}
             for program in running.values():
                 group.create_task(program.run())
             for program in running.values():
                 await program.has(HALF)
         async with (
-            harness.server_process(mongo_uri, database_name, model, flags=("--port", str(port))) as server,
+            harness.server_process(mongo_uri, database_name, model, flags=flags) as server,
             Client(server.address) as client,
         ):
             for name, program in running.items():
@@ -258,7 +261,7 @@ async def test_the_tool_the_agent_and_the_script_of_the_guide(
             mongo_uri,
             database_name,
             model,
-            flags=("--agents", str(tmp_path / "agents.toml")),
+            flags=(*NO_CREDENTIALS, "--agents", str(tmp_path / "agents.toml")),
             variables={"PYTHONPATH": str(tmp_path)},
         ) as server,
     ):

@@ -274,7 +274,7 @@ class TestIntegrationValidation:
         turn = await harness.send_message_to_session(env.stubs, session, "act")
         assert turn.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-            head = await client[env.database]["heads"].find_one({"session_id": session})
+            head = await client[env.database]["heads"].find_one({"tenant": harness.TENANT, "session_id": session})
         assert head is not None
         assert (head["owner"], head["lease_until"], head["wake_at"]) == ("", None, None)
         assert head["active_turn"] == turn.turn_id
@@ -343,10 +343,11 @@ async def _call_empty(channel: Any, method: MethodDescriptor) -> bool:
 
 
 async def _run(program: str, *arguments: str, status: int = 0, cache: Path | None = None) -> str:
-    """Runs a program. Returns its output."""
+    """Runs a program with the token of the tests' caller. Returns its output."""
+    token = f"authorization: Bearer {harness.token()}"
     process = await asyncio.create_subprocess_exec(
         str(BIN / program),
-        *arguments,
+        *(("-H", token, *arguments) if program == "grpcurl" else (*arguments, "-H", token, "--reflect-header", token)),
         env={**os.environ, "BUF_CACHE_DIR": str(cache or "")},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

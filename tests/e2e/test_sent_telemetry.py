@@ -74,10 +74,12 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
             await leave_a_tool(stubs)
             await lose_an_owner(place, stubs, otlp)
             await stop_an_owner(place, stubs, otlp)
-            await read_too_slowly(server.address, stubs)
-            await ask_too_much(place, otlp)
-            await renew_a_certificate(place, otlp)
-            await ask_too_often(place, otlp)
+            await asyncio.gather(
+                read_too_slowly(server.address, stubs),
+                ask_too_much(place, otlp),
+                renew_a_certificate(place, otlp),
+                ask_too_often(place, otlp),
+            )
             assert await server.terminate() == 0
         yield sent
 

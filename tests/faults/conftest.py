@@ -1,5 +1,5 @@
-"""Starts a server for each module of tests, as for the end-to-end tests. `make test-faults` runs this folder alone."""
+"""Has the tests' tools for the servers that tests start. `make test-faults` runs this folder alone."""
 
-from tests.e2e.conftest import env, tool_control
+from tests.e2e.conftest import tool_control
 
-__all__ = ["env", "tool_control"]
+__all__ = ["tool_control"]

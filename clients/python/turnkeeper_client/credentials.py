@@ -148,7 +148,12 @@ def is_local(target: str) -> bool:
     """Returns True if what is sent to the target stays on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    host = target.rpartition("/")[2].rpartition(":")[0].strip("[]")
+    addresses = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
+    return all(map(_is_loopback, addresses.split(",")))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -33,7 +33,18 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack("!I", len(payload))[1:] + struct.pack("!BBI", kind, flags, stream) + payload
 
 
-def headers(path: bytes) -> bytes:
+def _text(value: bytes) -> bytes:
+    """Returns a text of a header, after its length: an integer with a prefix of seven bits."""
+    if len(value) < 127:
+        return bytes((len(value),)) + value
+    rest, length = len(value) - 127, bytes((127,))
+    while rest >= 128:
+        length += bytes((rest % 128 + 128,))
+        rest //= 128
+    return length + bytes((rest,)) + value
+
+
+def headers(path: bytes, token: str = "") -> bytes:
     """Returns a request's headers, each as a literal that is neither indexed nor compressed."""
     fields = {
         b":method": b"POST",
@@ -43,7 +54,9 @@ def headers(path: bytes) -> bytes:
         b"content-type": b"application/grpc",
         b"te": b"trailers",
     }
-    return b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields.items())
+    if token:
+        fields[b"authorization"] = f"Bearer {token}".encode()
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
 
 
 class Budget:
@@ -63,11 +76,12 @@ class Budget:
 class HalfSent(asyncio.Protocol):
     """One connection of an attacker: opens its streams, sends what it may, and keeps all of it open."""
 
-    def __init__(self, streams: int, budget: Budget) -> None:
+    def __init__(self, streams: int, budget: Budget, token: str = "") -> None:
         self.opened = self.ended = self.sent = 0
         self.closed = False
         self._most = streams
         self._budget = budget
+        self._token = token
         self._received = b""
         self._initial = self._connection = _WINDOW
         self._windows: dict[int, int] = {}
@@ -148,17 +162,25 @@ class HalfSent(asyncio.Protocol):
             return
         for number in range(min(self._most, settings.get(_MOST_STREAMS, self._most))):
             stream = 2 * number + 1
-            self._transport.write(frame(_HEADERS, _END_HEADERS, stream, headers(_PATH)))
+            self._transport.write(frame(_HEADERS, _END_HEADERS, stream, headers(_PATH, self._token)))
             self._windows[stream], self._left[stream] = self._initial, 5 + MESSAGE - 1
         self.opened = len(self._left)
 
 
 async def send_halves(
-    _channels: Channels, *, address: str, connections: int, streams: int, most_bytes: int, seconds: float
+    _channels: Channels,
+    *,
+    address: str,
+    connections: int,
+    streams: int,
+    most_bytes: int,
+    seconds: float,
+    token: str = "",
 ) -> dict[str, Any]:
     """Opens the connections and sends for so long, `most_bytes` at most. They stay open until `drop_halves`.
 
     All of them together send 200 MiB a second at most, so that their core has room for those who read meanwhile.
+    `token`: the credential of their requests; empty without one.
 
     Returns the bytes `sent`, and how many streams were `opened`, were `ended` by the server, and connections `closed`.
     """
@@ -166,7 +188,7 @@ async def send_halves(
     budget = Budget(most_bytes)
     loop = asyncio.get_running_loop()
     for _ in range(connections):
-        _, attacker = await loop.create_connection(lambda: HalfSent(streams, budget), host, int(port))
+        _, attacker = await loop.create_connection(lambda: HalfSent(streams, budget, token), host, int(port))
         _kept.append(attacker)
     for _ in range(round(seconds / _GRANTED)):
         budget.grant(round(_RATE * _GRANTED))

@@ -215,7 +215,7 @@ class TestApprovalFlow:
     async def test_a_turn_that_waits_holds_no_lease(self, env: Environment) -> None:
         session, turn = await pending_approval(env, "do unleased")
         async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
-            head = await client[env.database]["heads"].find_one({"_id.session_id": session})
+            head = await client[env.database]["heads"].find_one({"tenant": harness.TENANT, "session_id": session})
         assert head is not None
         assert (head["owner"], head["lease_until"], head["wake_at"]) == ("", None, None)
         assert head["active_turn"] == turn.turn_id

@@ -75,7 +75,8 @@ async def test_beyond_the_budget_calls_are_refused_what_runs_goes_on_and_room_co
     async with AsyncExitStack() as channels:
         while "memory" not in crowd.refusals:
             channel = aio.insecure_channel(env.address, options=OWN_CONNECTION)
-            await crowd.join(harness.Stubs(await channels.enter_async_context(channel)), AT_ONCE)
+            await channels.enter_async_context(channel)
+            await crowd.join(harness.stubs_on(channel, env.address), AT_ONCE)
         assert ROOM - AT_ONCE <= crowd.up <= ROOM
         with refused("OVERLOADED") as refusal:
             await harness.send_message_to_session(env.stubs, other, "no room")

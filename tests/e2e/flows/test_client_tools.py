@@ -70,7 +70,7 @@ async def submit(
 
 async def head_of(env: Environment, session: str) -> dict[str, Any]:
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-        head = await client[env.database]["heads"].find_one({"_id.session_id": session})
+        head = await client[env.database]["heads"].find_one({"tenant": harness.TENANT, "session_id": session})
     assert head is not None
     return head
 
@@ -239,8 +239,8 @@ class TestClientTools:
         assert (await head_of(env, session))["revision"] == head["revision"]
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             calls = client[env.database]["tool_calls"]
-            changed = {"$set": {"state": "READY"}}
-            assert (await calls.update_one({"id": call, "session_id": session}, changed)).matched_count == 1
+            its, changed = {"tenant": harness.TENANT, "id": call, "session_id": session}, {"$set": {"state": "READY"}}
+            assert (await calls.update_one(its, changed)).matched_count == 1
 
             async def claimed() -> bool:
                 return bool((await head_of(env, session))["fence"] > head["fence"])
@@ -249,7 +249,7 @@ class TestClientTools:
                 while not await claimed():  # noqa: ASYNC110 - the database does not tell
                     await asyncio.sleep(0.02)
             await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
-            await calls.update_one({"id": call, "session_id": session}, {"$set": {"started": True}})
+            await calls.update_one(its, {"$set": {"started": True}})
 
 
 class TestRepeats:

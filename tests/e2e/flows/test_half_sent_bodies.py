@@ -41,6 +41,7 @@ async def test_a_known_connection_waits_for_no_half_sent_body_and_memory_is_back
             "streams": STREAMS,
             "most_bytes": 1 << 30,
             "seconds": SECONDS,
+            "token": harness.token(),
         }
         attack = asyncio.create_task(send_halves(channels, address=server.address, **words))
         while not attack.done():

@@ -119,13 +119,13 @@ async def test_each_right_of_the_role_is_used_and_no_other_is_needed(
             return await records.count_documents({"seal": {"$gt": 0}}) > 0
 
         async def purged() -> bool:
-            return not await stored["heads"].count_documents({})
+            return not await stored["heads"].count_documents({"tenant": harness.TENANT})
 
         await until(sealed, within=20)
         await here.sessions.DeleteSession(session_pb2.DeleteSessionRequest(session_id=session))
         await until(purged, within=20)
         for name in ("sessions", "events", "turns", "tool_calls", "approvals", "requests", "partials"):
-            assert await stored[name].count_documents({"session_id": session}) == 0
+            assert await stored[name].count_documents({"tenant": harness.TENANT, "session_id": session}) == 0
     shipped = {
         (privilege["resource"]["collection"], action)
         for privilege in shipped_privileges(DATABASE)

@@ -78,7 +78,7 @@ class Place:
         """Returns the head, with the database's own clock as `now`."""
         async with AsyncMongoClient[dict[str, Any]](self.uri, tz_aware=True) as client:
             heads = client[self.database]["heads"]
-            pipeline = [{"$match": {"session_id": session}}, {"$set": {"now": "$$NOW"}}]
+            pipeline = [{"$match": {"tenant": harness.TENANT, "session_id": session}}, {"$set": {"now": "$$NOW"}}]
             (head,) = await (await heads.aggregate(pipeline)).to_list()
         return head
 
@@ -95,7 +95,8 @@ class Place:
         """Moves the stored time nearer, as if this time had passed."""
         async with AsyncMongoClient[dict[str, Any]](self.uri) as client:
             changed = [{"$set": {field: {"$subtract": [f"${field}", milliseconds]}}}]
-            done = await client[self.database][collection].update_one({"session_id": session}, changed)
+            its = {"tenant": harness.TENANT, "session_id": session}
+            done = await client[self.database][collection].update_one(its, changed)
         assert done.modified_count == 1
 
 

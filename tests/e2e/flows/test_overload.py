@@ -14,13 +14,13 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests import harness
-from tests.e2e.support.environment import AGENTS, Environment
+from tests.calls import bearer
+from tests.e2e.support.environment import AGENTS, Environment, client_of
 from tests.processes import until
 from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import agent_pb2, chat_pb2, session_pb2
 from turnkeeper.rpc.status import FIRST_PUSHBACK_MS
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper_client import Client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -163,7 +163,7 @@ async def test_grpcs_own_retries_first_ask_another_replica_and_then_wait_as_long
     config = {"methodConfig": [{"name": [{}], "retryPolicy": retries}]}
     async with aio.insecure_channel(busy.address, options=[("grpc.service_config", json.dumps(config))]) as channel:
         with pytest.raises(aio.AioRpcError) as raised:
-            await harness.Stubs(channel).chat.SendMessage(chat_pb2.SendMessageRequest(), timeout=5)
+            await harness.stubs_on(channel, busy.address).chat.SendMessage(chat_pb2.SendMessageRequest(), timeout=5)
     retry_after = details_of(raised.value).retry_after
     assert retry_after is not None
     assert pushback(raised.value) == round(retry_after.total_seconds() * 1000) > FIRST_PUSHBACK_MS
@@ -176,7 +176,7 @@ def pushback(error: aio.AioRpcError) -> int:
 
 async def test_the_python_client_gets_through_once_there_is_room(busy: Busy, env: Environment) -> None:
     await busy.hold(LIMIT)
-    async with Client(busy.address) as client:
+    async with client_of(busy.address) as client:
         sending = asyncio.ensure_future(client.session(busy.session).send("let me in"))
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(sending), 0.5)  # it is refused, and waits
@@ -216,7 +216,7 @@ async def test_a_call_whose_deadline_passed_before_it_was_taken_is_not_begun(bus
             blocked.wait(10)
             request = session_pb2.GetSessionRequest(session_id=busy.session).SerializeToString()
             method: Any = channel.unary_unary("/turnkeeper.v1.SessionService/GetSession")
-            outcome = method.future(request, timeout=0.1)
+            outcome = method.future(request, timeout=0.1, metadata=bearer(harness.token()))
             status: grpc.StatusCode = outcome.code()
             ended.set()
             return status
@@ -254,7 +254,9 @@ async def test_half_sent_bodies_of_one_connection_keep_neither_others_messages_n
         aio.insecure_channel(running.address, options=[("grpc.use_local_subchannel_pool", 1)]) as attacker,
         harness.connect(running.address) as stubs,
     ):
-        method: Any = attacker.stream_unary("/turnkeeper.v1.ChatService/SendMessage")
+        method: Any = harness.caller_channel(attacker, running.address).stream_unary(
+            "/turnkeeper.v1.ChatService/SendMessage"
+        )
         halves = [method() for _ in range(200)]
         health: Any = health_pb2_grpc.HealthStub(attacker)
         await health.Check(health_pb2.HealthCheckRequest(), timeout=5)  # the halves before it have begun

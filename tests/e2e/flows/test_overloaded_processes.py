@@ -11,12 +11,11 @@ import pytest
 from grpc import aio
 
 from tests import harness
-from tests.e2e.support.environment import Environment
+from tests.e2e.support.environment import Environment, client_of
 from tests.e2e.support.server_processes import doomed
 from tests.processes import until
 from tests.status_details import DETAILS, details_of, refused
 from turnkeeper.pb.v1 import chat_pb2
-from turnkeeper_client import Client
 from turnkeeper_client.pb.v1 import chat_pb2 as client_chat_pb2
 from turnkeeper_client.pb.v1.message_pb2 import Part
 
@@ -124,7 +123,10 @@ async def full(env: Environment) -> AsyncIterator[str]:
 
 async def test_callers_of_direct_get_through_on_the_other_replica(env: Environment) -> None:
     """gRPC's own retries, which the service config asks for, take the next replica, and do not wait for this one."""
-    async with full(env) as busy, Client(f"ipv4:{busy},{env.address}") as client:
+    async with (
+        full(env) as busy,
+        client_of(f"ipv4:{busy},{env.address}") as client,
+    ):
         session = await client.sessions.create("talker")
         began = time.monotonic()
         for number in range(6):

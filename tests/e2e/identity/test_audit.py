@@ -195,6 +195,7 @@ async def test_refused_calls_are_sampled_once_a_second(served: Served) -> None:
         with refused("UNAUTHENTICATED"):
             await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())
     await served.sealed(lambda record: record["outcome"] == "UNAUTHENTICATED/MISSING", within=10.0, service=True)
+    await served.sealed(lambda record: record["action"] == "refused", within=10.0)
     own = [record for record in await served.records() if record["action"] == "refused"]
     assert 1 <= len(own) <= 4
     assert {record["principal"] for record in own} == {"bert"}

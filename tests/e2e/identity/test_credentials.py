@@ -312,7 +312,7 @@ async def test_the_log_has_a_warning_of_a_trusted_network_and_never_a_token(
     assert "--trust-network is set: without TLS, credentials and conversations can be read" in caplog.text
     assert not [part for part in token.split(".") if part in caplog.text]
     caplog.clear()
-    async with serving(mongo_uri, database_name, host="0.0.0.0", trust_network=True):
+    async with serving(mongo_uri, database_name, identity="none", host="0.0.0.0", trust_network=True):
         pass
     assert "--trust-network is set: every caller that can connect may do everything" in caplog.text
 

@@ -135,7 +135,8 @@ class TestI4:
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             events = client[env.database]["events"]
             for turn in thawed.turns.values():
-                stored = await events.find({"session_id": turn.session_id}, {"fence": 1}).sort("seq").to_list()
+                its = {"tenant": harness.TENANT, "session_id": turn.session_id}
+                stored = await events.find(its, {"fence": 1}).sort("seq").to_list()
                 fences = [event["fence"] for event in stored]
                 assert fences == sorted(fences)
                 assert len(set(fences)) >= 3, "one before the first owner, one each"

@@ -1,11 +1,11 @@
 """Promise I5: an irreversible tool is started at most once, an idempotent one again under the same key.
 
-Real server processes are killed with `kill -9` while a tool runs; another one takes the turn over. A server
+A real server process is killed with `kill -9` while tools run; another one takes the turns over. A server
 whose start of a tool is confirmed after its lease does not start it.
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from tests import harness
-from tests.e2e.support.environment import AGENTS, Environment
-from tests.e2e.support.lost_servers import killed_while_running, question, returned
+from tests.e2e.support.environment import Environment
+from tests.e2e.support.lost_servers import Running, killed_while_running, question, returned
+from tests.e2e.support.server_processes import doomed
 from turnkeeper.domain.event import ToolStarted
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
@@ -64,28 +65,31 @@ tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
 [[reply]]
 text = "Told: {tool_result}"
 """
-SETTINGS = {"concurrency": 1}
+SETTINGS = {"concurrency": 4}
+"""Room for the four turns whose tools are started again, and held."""
+Turns = Mapping[str, chat_pb2.Turn]
+RUNNING = (
+    Running("reading reading", ("reading",)),
+    Running("idempotent idempotent", ("idempotent",)),
+    Running("irreversible once", ("once",)),
+    Running("beside approved", ("approved-read", "approved-fire"), agent="asker"),
+    Running("all mixed", ("mixed-fire", "mixed-put")),
+)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def doomed(env: Environment) -> AsyncIterator[harness.ServerProcess]:
-    """Starts a server in a process of its own, to be killed."""
-    async with harness.server_process(
-        env.mongo_uri,
-        env.database,
-        env.model,
-        flags=("--agents", str(AGENTS), "--lease", "1s"),
-        variables=env.tool_control.variables,
-    ) as server:
-        yield server
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lost(env: Environment) -> Turns:
+    """Kills a server once, while the tools of all tests run there. Returns their turns by the messages."""
+    async with doomed(env, "--lease", "1s") as server:
+        return await killed_while_running(env, server, RUNNING)
 
 
 class TestI5KilledWhileAToolRuns:
     @pytest.mark.parametrize("kind", ["reading", "idempotent"])
     async def test_i5_what_may_be_repeated_starts_again_with_the_same_key(
-        self, env: Environment, doomed: harness.ServerProcess, kind: str
+        self, env: Environment, lost: Turns, kind: str
     ) -> None:
-        turn = await killed_while_running(env, doomed, f"{kind} {kind}", kind)
+        turn = lost[f"{kind} {kind}"]
         first, second = await env.tool_control.started(kind, times=2)
         assert first.key == second.key
         assert first.pid != second.pid
@@ -98,10 +102,8 @@ class TestI5KilledWhileAToolRuns:
         assert harness.kinds(events).count("tool_returned") == 1
         assert len(env.tool_control.effects(kind)) == 2
 
-    async def test_i5_what_cannot_be_taken_back_is_not_repeated_by_itself(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(env, doomed, "irreversible once", "once")
+    async def test_i5_what_cannot_be_taken_back_is_not_repeated_by_itself(self, env: Environment, lost: Turns) -> None:
+        turn = lost["irreversible once"]
         await question(env, turn)
         events = await harness.all_events(env.stubs, turn.session_id)
         assert not [event for event in events if event.HasField("tool_returned")]
@@ -112,12 +114,8 @@ class TestI5KilledWhileAToolRuns:
         assert (repeated.turn_id, repeated.state) == (turn.turn_id, chat_pb2.TURN_STATE_AWAITING_OUTCOME)
         assert len(env.tool_control.effects("once")) == 1
 
-    async def test_i5_an_approval_is_used_up_by_the_start(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(
-            env, doomed, "beside approved", "approved-read", "approved-fire", agent="asker"
-        )
+    async def test_i5_an_approval_is_used_up_by_the_start(self, env: Environment, lost: Turns) -> None:
+        turn = lost["beside approved"]
         await env.tool_control.started("approved-read", times=2)
         env.tool_control.release("approved-read")
         await question(env, turn)
@@ -125,10 +123,8 @@ class TestI5KilledWhileAToolRuns:
         kinds = harness.kinds(await harness.all_events(env.stubs, turn.session_id))
         assert [kinds.count(kind) for kind in ("approval_requested", "approval_decided", "tool_started")] == [2, 1, 3]
 
-    async def test_i5_of_parallel_calls_each_by_its_class(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(env, doomed, "all mixed", "mixed-fire", "mixed-put")
+    async def test_i5_of_parallel_calls_each_by_its_class(self, env: Environment, lost: Turns) -> None:
+        turn = lost["all mixed"]
         await env.tool_control.started("mixed-put", times=2)
         env.tool_control.release("mixed-put")
         approval = await question(env, turn)

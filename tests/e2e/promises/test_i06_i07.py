@@ -53,7 +53,8 @@ async def expires(env: Environment, approval: approval_pb2.Approval, when: timed
     milliseconds = round(when / timedelta(milliseconds=1))
     async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
         await client[env.database]["approvals"].update_one(
-            {"_id.id": approval.approval_id}, [{"$set": {"expire_time": {"$add": ["$$NOW", milliseconds]}}}]
+            {"tenant": harness.TENANT, "_id.id": approval.approval_id},
+            [{"$set": {"expire_time": {"$add": ["$$NOW", milliseconds]}}}],
         )
 
 

@@ -116,7 +116,7 @@ class TestI11:
             try:
                 await _copy(client, used.database, copy)
                 assert not await differences(used.mongo_uri, copy)
-                changed = await client[copy][collection].update_one(where, change)
+                changed = await client[copy][collection].update_one({"tenant": harness.TENANT, **where}, change)
                 assert changed.modified_count == 1, "the workload made none of these"
                 assert await differences(used.mongo_uri, copy)
             finally:
@@ -125,7 +125,7 @@ class TestI11:
 
 async def _at_rest(client: AsyncMongoClient[dict[str, Any]], database: str) -> bool | None:
     """Returns True if no turn is under way, else None. A turn that waits for a decision rests."""
-    under_way = {"state": {"$in": ["PENDING", "RUNNING", "BACKING_OFF"]}}
+    under_way = {"tenant": harness.TENANT, "state": {"$in": ["PENDING", "RUNNING", "BACKING_OFF"]}}
     return None if await client[database].turns.count_documents(under_way) else True
 
 

@@ -116,7 +116,8 @@ class TestI14:
         first = await shop.pending_approval("shown")
         async with AsyncMongoClient[dict[str, object]](shop.mongo_uri) as client:
             await client[shop.database]["tool_calls"].update_one(
-                {"_id.id": first.tool_call_id}, {"$set": {"arguments_json": '{"label":"slipped-in"}'}}
+                {"tenant": harness.TENANT, "_id.id": first.tool_call_id},
+                {"$set": {"arguments_json": '{"label":"slipped-in"}'}},
             )
         async with shop.open() as stubs:
             await harness.decide(stubs, first)

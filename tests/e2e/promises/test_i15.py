@@ -112,7 +112,7 @@ async def _all_completed(stubs: Stubs, session: str, *, answer: str = "You said:
 async def _crowd_that_is_killed(address: str, sessions: list[str]) -> None:
     """Kills a process of clients once each of them reads its answer."""
     crowd = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.e2e.support.crowd", address, *sessions),
+        *(sys.executable, "-m", "tests.e2e.support.crowd", address, harness.token(), *sessions),
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=asyncio.subprocess.PIPE,
     )

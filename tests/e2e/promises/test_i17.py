@@ -62,9 +62,14 @@ async def head_of(env: Environment, session: str) -> dict[str, Any]:
     return (await documents(env, "heads", session))[0]
 
 
+def of(session: str) -> dict[str, str]:
+    """Returns the filter of the session's documents."""
+    return {"tenant": harness.TENANT, "session_id": session}
+
+
 async def documents(env: Environment, collection: str, session: str) -> list[dict[str, Any]]:
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-        return await client[env.database][collection].find({"session_id": session}).to_list()
+        return await client[env.database][collection].find(of(session)).to_list()
 
 
 async def owners(env: Environment, session: str) -> list[int]:
@@ -170,7 +175,7 @@ class TestTwoVersions:
     ) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-            await client[env.database]["heads"].update_one({"session_id": session}, NEEDS_NEXT)
+            await client[env.database]["heads"].update_one(of(session), NEEDS_NEXT)
         turn = await harness.send_message_to_session(env.stubs, session, "not mine", wait=1)
         assert turn.state == chat_pb2.TURN_STATE_PENDING
         async with newer(env) as stubs:
@@ -183,7 +188,7 @@ class TestTwoVersions:
     async def test_i17_a_fork_needs_the_version_that_its_source_needs(self, env: Environment) -> None:
         source = await harness.create_test_session(env.stubs, agent="talker")
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-            await client[env.database]["heads"].update_one({"session_id": source}, NEEDS_NEXT)
+            await client[env.database]["heads"].update_one(of(source), NEEDS_NEXT)
         request = session_pb2.ForkSessionRequest(session_id=source, request_id="fork", new_session_id=f"{source}-new")
         with refused("SERVICE_UNAVAILABLE") as refusal:
             await env.stubs.sessions.ForkSession(request)
@@ -244,7 +249,7 @@ class TestStarting:
 async def _only_for_the_next(env: Environment, session: str) -> None:
     """Leaves the turn to the next version, so that this one does not go on with it."""
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-        await client[env.database]["heads"].update_one({"session_id": session}, {"$set": {"needs": NEXT}})
+        await client[env.database]["heads"].update_one(of(session), {"$set": {"needs": NEXT}})
 
 
 async def _until_done(done: list[chat_pb2.Turn], least: int) -> None:

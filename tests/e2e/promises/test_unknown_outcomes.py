@@ -1,10 +1,10 @@
 """Promise I5: a tool that must not run twice ran when its server was lost. An approval decides its outcome.
 
-Real server processes are killed with `kill -9` while the tool runs. The tool records each of its starts.
+A real server process is killed with `kill -9` while the tools of all tests run. The tool records each of its starts.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.e2e.support.environment import Environment, transcript
-from tests.e2e.support.lost_servers import approval_of, busy, killed_while_running, question, returned
+from tests.e2e.support.lost_servers import Running, approval_of, killed_while_running, question, returned
 from tests.e2e.support.server_processes import doomed as doomed_server
 from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
@@ -61,13 +61,34 @@ tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
 text = "Told: {tool_result}"
 """
 SETTINGS = {"concurrency": 1}
+Turns = Mapping[str, chat_pb2.Turn]
+RUNNING = (
+    Running("fire asked", ("asked",), agent="asker"),
+    *(
+        Running(f"fire {label}", (label,))
+        for label in [
+            "again",
+            "twice",
+            "done",
+            "given-up",
+            "expired",
+            "raced",
+            "cancelled",
+            "ended",
+            "first",
+            "settled",
+        ]
+    ),
+    Running("pair lost", ("lost-1", "lost-2")),
+    Running("beside both", ("both",), agent="asker"),
+)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def doomed(env: Environment) -> AsyncIterator[harness.ServerProcess]:
-    """Starts a server in a process of its own, to be killed."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lost(env: Environment) -> Turns:
+    """Kills a server once, while the tools of all tests run there. Returns their turns by the messages."""
     async with doomed_server(env, "--lease", "2s") as server:
-        yield server
+        return await killed_while_running(env, server, RUNNING)
 
 
 async def ended(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
@@ -85,10 +106,8 @@ async def retry(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
 
 
 class TestAnswers:
-    async def test_i5_the_approval_of_an_outcome_names_its_call(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(env, doomed, "fire asked", "asked", agent="asker")
+    async def test_i5_the_approval_of_an_outcome_names_its_call(self, env: Environment, lost: Turns) -> None:
+        turn = lost["fire asked"]
         approval = await question(env, turn)
         assert (approval.tool, approval.arguments_json, approval.round) == ("hold_irreversible", '{"label":"asked"}', 2)
         assert not approval.unknown_tool_call_ids, "only others are named"
@@ -120,10 +139,8 @@ class TestAnswers:
         assert (await waiting).approval.state == approval_pb2.APPROVAL_STATE_REJECTED
         await ended(env, turn)
 
-    async def test_i5_retry_starts_it_again_once_under_the_same_key(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(env, doomed, "fire again", "again")
+    async def test_i5_retry_starts_it_again_once_under_the_same_key(self, env: Environment, lost: Turns) -> None:
+        turn = lost["fire again"]
         approval = await question(env, turn)
         assert len(env.tool_control.effects("again")) == 1, "nothing starts before a decision"
         decided = await harness.answer(env.stubs, approval, RETRY)
@@ -140,9 +157,9 @@ class TestAnswers:
         assert len(env.tool_control.effects("again")) == 2
 
     async def test_i5_a_retry_whose_server_is_lost_too_needs_another_approval(
-        self, env: Environment, doomed: harness.ServerProcess
+        self, env: Environment, lost: Turns
     ) -> None:
-        turn = await killed_while_running(env, doomed, "fire twice", "twice")
+        turn = lost["fire twice"]
         first = await question(env, turn)
         async with doomed_server(env, "--lease", "2s") as next_one:
             # Only one of the two servers that live claims it: the answer is used up by either.
@@ -159,10 +176,8 @@ class TestAnswers:
         await harness.answer(env.stubs, second, GIVE_UP)
         await ended(env, turn)
 
-    async def test_i5_done_is_the_result_that_a_person_gives(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(env, doomed, "fire done", "done")
+    async def test_i5_done_is_the_result_that_a_person_gives(self, env: Environment, lost: Turns) -> None:
+        turn = lost["fire done"]
         approval = await question(env, turn)
         for wrong in ("", "{", "NaN", '"\\ud83d"', '"' + "x" * 65_536 + '"'):
             with refused("INVALID_REQUEST") as refusal:
@@ -183,9 +198,9 @@ class TestAnswers:
         assert len(env.tool_control.effects("done")) == 1
 
     async def test_i5_a_call_given_up_stays_unknown_and_the_model_gets_that(
-        self, env: Environment, doomed: harness.ServerProcess
+        self, env: Environment, lost: Turns
     ) -> None:
-        turn = await killed_while_running(env, doomed, "fire given-up", "given-up")
+        turn = lost["fire given-up"]
         approval = await question(env, turn)
         decided = await harness.answer(env.stubs, approval, GIVE_UP, reason="The printer is gone.")
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_REJECTED
@@ -195,10 +210,8 @@ class TestAnswers:
         assert [(result.outcome, result.started) for result in await returned(env, turn)] == [(UNKNOWN, True)]
         assert len(env.tool_control.effects("given-up")) == 1
 
-    async def test_i5_two_that_were_lost_together_show_each_other(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(env, doomed, "pair lost", "lost-1", "lost-2")
+    async def test_i5_two_that_were_lost_together_show_each_other(self, env: Environment, lost: Turns) -> None:
+        turn = lost["pair lost"]
         waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         approvals = [await approval_of(env, item.approval_id) for item in waiting.pending]
         first, second = approvals
@@ -208,12 +221,12 @@ class TestAnswers:
             await harness.answer(env.stubs, approval, GIVE_UP)
         await ended(env, turn)
 
-    async def test_i5_the_approval_of_an_outcome_expires(self, env: Environment, doomed: harness.ServerProcess) -> None:
-        turn = await killed_while_running(env, doomed, "fire expired", "expired", agent="worker")
+    async def test_i5_the_approval_of_an_outcome_expires(self, env: Environment, lost: Turns) -> None:
+        turn = lost["fire expired"]
         approval = await question(env, turn)
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             await client[env.database]["approvals"].update_one(
-                {"_id.id": approval.approval_id}, [{"$set": {"expire_time": "$$NOW"}}]
+                {"tenant": harness.TENANT, "_id.id": approval.approval_id}, [{"$set": {"expire_time": "$$NOW"}}]
             )
         while not (await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id, seconds=1)).answer:
             assert len(env.tool_control.effects("expired")) == 1
@@ -223,8 +236,8 @@ class TestAnswers:
         with refused("APPROVAL_EXPIRED"):
             await harness.answer(env.stubs, approval, RETRY)
 
-    async def test_i6_two_deciders_at_once(self, env: Environment, doomed: harness.ServerProcess) -> None:
-        turn = await killed_while_running(env, doomed, "fire raced", "raced")
+    async def test_i6_two_deciders_at_once(self, env: Environment, lost: Turns) -> None:
+        turn = lost["fire raced"]
         approval = await question(env, turn)
         async with env.another() as other:
             outcomes = await asyncio.gather(
@@ -233,8 +246,8 @@ class TestAnswers:
                 harness.answer(env.stubs, approval, DONE, result_json='"by another"'),
                 return_exceptions=True,
             )
-        lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        assert [details_of(error).reason for error in lost] == ["APPROVAL_ALREADY_PROCESSED"] * 2  # type: ignore[arg-type]
+        losers = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert [details_of(error).reason for error in losers] == ["APPROVAL_ALREADY_PROCESSED"] * 2  # type: ignore[arg-type]
         await ended(env, turn)
         assert len(await returned(env, turn)) == 1
         assert len(env.tool_control.effects("raced")) == 1
@@ -242,9 +255,9 @@ class TestAnswers:
 
 class TestEnds:
     async def test_i5_a_turn_cancelled_while_its_outcome_is_pending_stays_unknown(
-        self, env: Environment, doomed: harness.ServerProcess
+        self, env: Environment, lost: Turns
     ) -> None:
-        turn = await killed_while_running(env, doomed, "fire cancelled", "cancelled")
+        turn = lost["fire cancelled"]
         approval = await question(env, turn)
         cancel = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
         assert (await env.stubs.chat.CancelTurn(cancel)).turn.state == chat_pb2.TURN_STATE_CANCELLED
@@ -259,10 +272,8 @@ class TestEnds:
         assert after.state == chat_pb2.TURN_STATE_COMPLETED
         assert len(env.tool_control.effects("cancelled")) == 1
 
-    async def test_i5_a_session_that_ends_while_an_outcome_is_pending(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(env, doomed, "fire ended", "ended")
+    async def test_i5_a_session_that_ends_while_an_outcome_is_pending(self, env: Environment, lost: Turns) -> None:
+        turn = lost["fire ended"]
         approval = await question(env, turn)
         await env.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=turn.session_id))
         assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
@@ -270,35 +281,24 @@ class TestEnds:
 
 
 class TestSiblings:
-    async def test_i5_an_approval_waits_beside_the_question(
-        self, env: Environment, doomed: harness.ServerProcess
-    ) -> None:
-        async with harness.connect(doomed.address) as stubs:
-            session = await harness.create_test_session(stubs, agent="asker")
-            turn = await harness.send_message_to_session(stubs, session, "beside both", wait=0)
-            listed = approval_pb2.ListApprovalsRequest(session_id=session, tool="hold_irreversible")
-            await harness.wait_for_turn(stubs, session, turn.turn_id)
-            (first,) = (await stubs.approvals.ListApprovals(listed)).approvals
-            async with busy(env):
-                await harness.decide(stubs, first)
-                await env.tool_control.started("both")
-                await doomed.kill()
+    async def test_i5_an_approval_waits_beside_the_question(self, env: Environment, lost: Turns) -> None:
+        turn = lost["beside both"]
         approval = await question(env, turn)
         waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         assert {item.tool for item in waiting.pending} == {"hold_irreversible", "act"}
         await harness.answer(env.stubs, approval, DONE, result_json="1")
         waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         assert waiting.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL, "the other question still stands"
-        await harness.decide(env.stubs, await harness.wait_for_approval(env.stubs, session))
+        await harness.decide(env.stubs, await harness.wait_for_approval(env.stubs, turn.session_id))
         await ended(env, turn)
         assert len(env.tool_control.effects("both-act")) == 1
 
 
 class TestWhileItIsUnknown:
     async def test_i5_the_same_tool_needs_an_approval_that_shows_the_unknown_call(
-        self, env: Environment, doomed: harness.ServerProcess
+        self, env: Environment, lost: Turns
     ) -> None:
-        turn = await killed_while_running(env, doomed, "fire first", "first")
+        turn = lost["fire first"]
         first = await question(env, turn)
         await harness.answer(env.stubs, first, GIVE_UP)
         await ended(env, turn)
@@ -320,8 +320,8 @@ class TestWhileItIsUnknown:
         assert other.state == chat_pb2.TURN_STATE_COMPLETED, "another tool is not concerned"
         assert OUTCOME_UNKNOWN in "".join(transcript(env.model_requests("act freely")[-1]))
 
-    async def test_i5_what_was_done_is_unknown_no_more(self, env: Environment, doomed: harness.ServerProcess) -> None:
-        turn = await killed_while_running(env, doomed, "fire settled", "settled")
+    async def test_i5_what_was_done_is_unknown_no_more(self, env: Environment, lost: Turns) -> None:
+        turn = lost["fire settled"]
         await harness.answer(env.stubs, await question(env, turn), DONE, result_json="1")
         await ended(env, turn)
         later = await harness.send_message_to_session(env.stubs, turn.session_id, "fire freely", wait=0)

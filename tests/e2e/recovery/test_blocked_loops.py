@@ -11,8 +11,8 @@ from turnkeeper.pb.v1 import chat_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BRIEFLY = 4.0
-LONG = 9.0
+BRIEFLY = 3.0
+LONG = 7.0
 """Seconds: several leases, and within and beyond the patience that the servers are given."""
 SETTINGS = {"lease": timedelta(seconds=LEASE), "sweep": timedelta(seconds=SWEEP)}
 SCRIPT = f"""

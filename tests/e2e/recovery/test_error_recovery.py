@@ -228,7 +228,7 @@ class TestErrorRecovery:
         response = await env.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=session, turn_id=turn.turn_id))
         assert response.turn.state == chat_pb2.TURN_STATE_BACKING_OFF
         async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
-            head = await client[env.database]["heads"].find_one({"_id.session_id": session})
+            head = await client[env.database]["heads"].find_one({"tenant": harness.TENANT, "session_id": session})
         assert head is not None
         assert (head["owner"], head["lease_until"]) == ("", None)
         assert head["wake_at"] is not None

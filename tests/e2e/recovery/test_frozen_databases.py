@@ -94,6 +94,8 @@ async def test_i4_owners_renew_first_when_a_frozen_database_goes_on(tmp_path: Pa
         for number in range(2):
             assert len(tool_control.effects(f"on-{number}")) == 2, "the one of `hold`, and the one of `act`"
         async with AsyncMongoClient[dict[str, Any]](uri) as client:
-            heads = await client[DATABASE]["heads"].find({}, {"fence": 1, "lapses": 1}).to_list()
+            heads = (
+                await client[DATABASE]["heads"].find({"tenant": harness.TENANT}, {"fence": 1, "lapses": 1}).to_list()
+            )
         assert [(head["fence"], head["lapses"]) for head in heads] == [(1, 0)] * len(turns)
         await check(uri, DATABASE)

@@ -41,7 +41,7 @@ async def test_i5_an_irreversible_call_keeps_its_turn_until_its_result_and_anoth
 ) -> None:
     async def owner() -> str:
         async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
-            head = await client[database_name]["heads"].find_one({"session_id": session})
+            head = await client[database_name]["heads"].find_one({"tenant": harness.TENANT, "session_id": session})
         assert head is not None
         return str(head["owner"])
 

@@ -1,11 +1,12 @@
 """A tool that must not run twice outlives its owner's lease: its result is kept and shown, but is no event.
 
-The owner's process is stopped with SIGSTOP for longer than its lease while the tool runs; another server takes over.
+The owner's process is stopped with SIGSTOP once, for longer than its lease, while the tools of all tests run; another
+server takes over.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
@@ -34,25 +35,28 @@ text = "Told: {tool_result}"
 """
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def owner(env: Environment) -> AsyncIterator[harness.ServerProcess]:
-    async with doomed_server(env) as server:
-        yield server
+class Owner(NamedTuple):
+    """The server that was stopped beyond its lease while tools ran, and goes on; what came of it by their labels."""
+
+    server: harness.ServerProcess
+    turns: Mapping[str, chat_pb2.Turn]
+    approvals: Mapping[str, approval_pb2.Approval]
+    """Of the outcomes."""
 
 
-async def frozen_while_running(
-    env: Environment, owner: harness.ServerProcess, label: str
-) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
-    """Stops a turn's owner beyond its lease, and lets it go on. Returns the turn and the approval of its outcome."""
-    async with harness.connect(owner.address) as stubs:
-        session = await harness.create_test_session(stubs, agent="worker")
-        turn = await harness.send_message_to_session(stubs, session, f"fire {label}", wait=0)
-        effects = await env.tool_control.started(label)
-        assert [effect.pid for effect in effects] == [owner.pid]
-        freeze(owner)
-    approval = await question(env, turn)
-    thaw(owner)
-    return turn, approval
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def owner(env: Environment) -> AsyncIterator[Owner]:
+    turns: dict[str, chat_pb2.Turn] = {}
+    async with doomed_server(env) as server, harness.connect(server.address) as stubs:
+        for label in ("shown", "too-late", "drained"):
+            session = await harness.create_test_session(stubs, agent="worker")
+            turns[label] = await harness.send_message_to_session(stubs, session, f"fire {label}", wait=0)
+            effects = await env.tool_control.started(label)
+            assert [effect.pid for effect in effects] == [server.pid]
+        freeze(server)
+        approvals = {label: await question(env, turn) for label, turn in turns.items()}
+        thaw(server)
+        yield Owner(server, turns, approvals)
 
 
 async def in_ledger(env: Environment, turn: chat_pb2.Turn, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -62,7 +66,8 @@ async def in_ledger(env: Environment, turn: chat_pb2.Turn, holds: Callable[[dict
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri, readConcernLevel="majority") as client:
 
         async def read() -> bool:
-            call.update(await client[env.database]["tool_calls"].find_one({"turn_id": turn.turn_id}) or {})
+            its = {"tenant": harness.TENANT, "turn_id": turn.turn_id}
+            call.update(await client[env.database]["tool_calls"].find_one(its) or {})
             return bool(call) and holds(call)
 
         await until(read)
@@ -71,9 +76,9 @@ async def in_ledger(env: Environment, turn: chat_pb2.Turn, holds: Callable[[dict
 
 class TestI5LateResults:
     async def test_i5_a_late_result_is_shown_in_the_approval_and_is_no_event(
-        self, env: Environment, owner: harness.ServerProcess
+        self, env: Environment, owner: Owner
     ) -> None:
-        turn, approval = await frozen_while_running(env, owner, "shown")
+        turn, approval = owner.turns["shown"], owner.approvals["shown"]
         assert not approval.late_result_json
         before = harness.kinds(await harness.all_events(env.stubs, turn.session_id))
         env.tool_control.release("shown")
@@ -93,10 +98,8 @@ class TestI5LateResults:
         assert len(await returned(env, turn)) == 1
         assert len(env.tool_control.effects("shown")) == 1
 
-    async def test_i5_after_the_answer_it_is_kept_and_changes_nothing(
-        self, env: Environment, owner: harness.ServerProcess
-    ) -> None:
-        turn, approval = await frozen_while_running(env, owner, "too-late")
+    async def test_i5_after_the_answer_it_is_kept_and_changes_nothing(self, env: Environment, owner: Owner) -> None:
+        turn, approval = owner.turns["too-late"], owner.approvals["too-late"]
         await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_GIVE_UP)
         ended = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         events = await harness.all_events(env.stubs, turn.session_id)
@@ -108,12 +111,10 @@ class TestI5LateResults:
         assert not (await approval_of(env, approval.approval_id)).late_result_json
         assert len(env.tool_control.effects("too-late")) == 1
 
-    async def test_i5_a_drain_does_not_wait_for_it_beyond_its_grace(
-        self, env: Environment, owner: harness.ServerProcess
-    ) -> None:
-        turn, approval = await frozen_while_running(env, owner, "drained")
+    async def test_i5_a_drain_does_not_wait_for_it_beyond_its_grace(self, env: Environment, owner: Owner) -> None:
+        turn, approval = owner.turns["drained"], owner.approvals["drained"]
         await in_ledger(env, turn, lambda call: call["state"] == "UNKNOWN")
-        assert await owner.terminate() == 0
+        assert await owner.server.terminate() == 0
         assert not (await approval_of(env, approval.approval_id)).late_result_json
         await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_GIVE_UP)
         await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)

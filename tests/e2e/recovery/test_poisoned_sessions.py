@@ -16,6 +16,7 @@ from pymongo import AsyncMongoClient
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
 from turnkeeper import agents_file
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.pb.v1 import agent_pb2, chat_pb2, session_pb2
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.documents import SCHEMA, encode
@@ -87,16 +88,15 @@ async def test_b4_a_stored_version_with_a_limit_that_no_message_holds_can_be_lis
         database = client[env.database]
         fields = {"tenant": "default", "version": poison.version, "schema": SCHEMA}
         key = keys.of_agent("default", "talker", poison.version)
+        its = keys.where(keys.of_session(SessionKey("default", session)))
         await database.agents.insert_one({"_id": key, **encode(poison), **fields})
-        pinned = await database.sessions.find_one_and_update(
-            {"id": session}, {"$set": {"agent_version": poison.version}}
-        )
-        await database.heads.update_one({"session_id": session}, {"$inc": {"revision": 1}})  # what is cached is old
+        pinned = await database.sessions.find_one_and_update(its, {"$set": {"agent_version": poison.version}})
+        await database.heads.update_one(its, {"$inc": {"revision": 1}})  # what is cached is old
         turn = await harness.send_message_to_session(env.stubs, session, "hello")
         assert (turn.state, harness.answer_of(turn)) == (chat_pb2.TURN_STATE_COMPLETED, "You said: hello ")
         assert pinned is not None
         log_has = {"$set": {"agent_version": pinned["agent_version"]}}
-        assert (await database.sessions.update_one({"id": session}, log_has)).modified_count == 1
+        assert (await database.sessions.update_one(its, log_has)).modified_count == 1
     listed = await env.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest())
     assert "talker" in [agent.name for agent in listed.agents]
     request = agent_pb2.GetAgentRequest(name="talker", version=poison.version)

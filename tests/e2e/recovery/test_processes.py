@@ -76,7 +76,8 @@ class Served:
             while not connected.keys() >= set(pids):
                 before = {pid: accepted(pid, self.port) for pid in pids}
                 channel = aio.insecure_channel(self.server.address, options=ONE_CONNECTION_EACH)
-                stubs = Stubs(await stack.enter_async_context(channel))
+                await stack.enter_async_context(channel)
+                stubs = harness.stubs_on(channel, self.server.address)
                 await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=1))
                 for pid, count in before.items():
                     if accepted(pid, self.port) > count:
@@ -205,7 +206,7 @@ class TestStop:
                     os.kill(pid, signal.SIGTERM)
                 assert await served.server.terminate() == 0
             async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
-                turns = await client[served.database].turns.find({}, {"state": 1}).to_list()
+                turns = await client[served.database].turns.find({"tenant": harness.TENANT}, {"state": 1}).to_list()
         assert [turn["state"] for turn in turns] == ["COMPLETED", "COMPLETED"]
 
     async def test_ctrl_c_skips_the_delay_of_all_of_them(self, mongo_uri: str) -> None:
@@ -271,7 +272,7 @@ async def _owner(served: Served, stubs: Stubs) -> str:
 
     async def look() -> str | None:
         async with AsyncMongoClient[dict[str, Any]](served.mongo_uri) as client:
-            head = await client[served.database].heads.find_one({"session_id": session})
+            head = await client[served.database].heads.find_one({"tenant": harness.TENANT, "session_id": session})
         return (head or {}).get("owner") or None
 
     return await eventually(look)

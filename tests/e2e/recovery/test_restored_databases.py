@@ -26,6 +26,8 @@ tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
 [[reply]]
 text = "You said: {user}"
 """
+SETTINGS = {"identity": "none"}
+"""Without a second tenant: a restoration takes time, and sweepers change what waits while they see only half of it."""
 COMPLETED = chat_pb2.TURN_STATE_COMPLETED
 
 

@@ -113,7 +113,11 @@ async def test_a_server_waits_for_its_database_and_is_alive_meanwhile(
         async with (
             harness.scripted(SCRIPT) as model,
             harness.serving(
-                uri, "late", model, health_port=0, replica="late", operation_time=timedelta(seconds=1)
+                *(uri, "late", model),
+                health_port=0,
+                replica="late",
+                identity="none",
+                operation_time=timedelta(seconds=1),
             ) as running,
         ):
             started.set_result(running)

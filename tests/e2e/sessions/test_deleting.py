@@ -16,6 +16,7 @@ from pymongo import AsyncMongoClient
 from tests import harness
 from tests.contracts.stores import until
 from tests.e2e.support.environment import AGENTS, Environment, until_event
+from tests.e2e.support.second_tenant import TENANT as SECOND
 from tests.status_details import details_of, refused
 from turnkeeper import faults
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
@@ -223,11 +224,11 @@ async def _until_gone(stubs: harness.Stubs, session: str) -> list[event_pb2.Even
 
 
 async def traces(mongo_uri: str, database: str, session: str) -> list[str]:
-    """Returns the collections that have the session's id anywhere in a document."""
+    """Returns the collections that have the session's id anywhere in a document, apart from those of its twin."""
     names: list[str] = []
     async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
         for name in await client[database].list_collection_names():
-            documents = await client[database][name].find({}).to_list()
+            documents = await client[database][name].find({"tenant": {"$ne": SECOND}}).to_list()
             names.extend(name for document in documents if session.encode() in bson.encode(document))
     return names
 

@@ -10,11 +10,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from tests import harness
-from tests.e2e.support.environment import Environment
+from tests.e2e.support.environment import Environment, client_of
 from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
-from turnkeeper_client import Client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -120,7 +119,7 @@ async def test_a_burst_is_late_by_less_than_an_interval(env: Environment) -> Non
 
 
 async def test_the_clients_streams_ask_for_it(env: Environment) -> None:
-    async with Client(env.address) as client:
+    async with client_of(env.address) as client:
         session = client.session(await harness.create_test_session(env.stubs, agent="talker"))
         texts = [text async for text in session.stream("a story", delta_interval=timedelta(seconds=10)).text()]
     assert len(texts) == 2

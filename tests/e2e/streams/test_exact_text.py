@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests import harness
-from tests.e2e.support.environment import AGENTS, Environment
+from tests.e2e.support.environment import AGENTS, Environment, client_of
 from tests.e2e.support.stream_reader import Reader, watch
 from turnkeeper_client import Client, Session
 
@@ -67,7 +67,7 @@ async def new_session(env: Environment, client: Client) -> Session:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(env: Environment) -> AsyncIterator[Client]:
-    async with Client(env.address) as new_client:
+    async with client_of(env.address) as new_client:
         yield new_client
 
 
@@ -76,7 +76,7 @@ async def another(env: Environment, rotation: timedelta = timedelta(minutes=10))
     """Yields a client of another replica."""
     async with (
         harness.serving(env.mongo_uri, env.database, env.model, agents=AGENTS, rotation=rotation) as running,
-        Client(running.address) as new_client,
+        client_of(running.address) as new_client,
     ):
         yield new_client
 

@@ -171,7 +171,7 @@ class TestSlowConsumer:
             ) as running,
             aio.insecure_channel(running.address, options=SMALL_WINDOWS) as channel,
         ):
-            stubs = harness.Stubs(channel)
+            stubs = harness.stubs_on(channel, running.address)
             call = stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session, follow=True))
             with refused("SLOW_CONSUMER") as refusal:
                 async for response in call:

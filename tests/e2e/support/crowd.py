@@ -1,18 +1,23 @@
 """Runs many clients that each send a message and read its answer, until the program is killed.
 
-`python -m tests.e2e.support.crowd ADDRESS SESSION…` prints `attached` when each
+`python -m tests.e2e.support.crowd ADDRESS TOKEN SESSION…` prints `attached` when each
 client has read a delta of its answer.
 """
 
 import asyncio
 import sys
 
+from grpc import aio
+
+from tests.calls import bearer
 from tests.e2e.support.stream_reader import Reader, stream
-from tests.harness import connect
+from tests.harness import Stubs
+from tests.metadata_channel import MetadataChannel
 
 
-async def main(address: str, sessions: list[str]) -> None:
-    async with connect(address) as stubs:
+async def main(address: str, token: str, sessions: list[str]) -> None:
+    async with aio.insecure_channel(address) as channel:
+        stubs = Stubs(MetadataChannel(channel, bearer(token)))
         attached = asyncio.Semaphore(0)
 
         async def read(session: str) -> None:
@@ -31,4 +36,4 @@ async def main(address: str, sessions: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2:]))
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

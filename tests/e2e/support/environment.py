@@ -12,6 +12,7 @@ from tests import harness
 from tests.test_tools import ToolControl
 from turnkeeper.model.scripted import ScriptedModel
 from turnkeeper.pb.v1 import event_pb2, session_pb2
+from turnkeeper_client import Client, Credentials
 
 AGENTS = Path(__file__).with_name("agents.toml")
 
@@ -46,6 +47,11 @@ class Environment:
             harness.connect(running.address) as stubs,
         ):
             yield stubs
+
+
+def client_of(address: str) -> Client:
+    """Returns a Python client for the tests' caller."""
+    return Client(address, credentials=Credentials(token=harness.token))
 
 
 async def until_event(stubs: harness.Stubs, session_id: str, kind: str, *, turn_id: str = "") -> event_pb2.Event:

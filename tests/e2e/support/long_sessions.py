@@ -36,7 +36,7 @@ def prolong(database: Database[dict[str, Any]], session_id: str, *, turns: int, 
     Returns the number of the last event.
     """
     key = SessionKey("default", session_id)
-    session = database["sessions"].find_one({"id": session_id})
+    session = database["sessions"].find_one(keys.where(keys.of_session(key)))
     assert session is not None
     events: list[tuple[str, Payload]] = [("", SessionActivated(title="Long"))]
     documents: list[dict[str, Any]] = []
@@ -71,8 +71,9 @@ def prolong(database: Database[dict[str, Any]], session_id: str, *, turns: int, 
     )
     database["turns"].insert_many(documents)
     last = stored[-1].sequence
-    database["heads"].update_one({"_id.session_id": session_id}, {"$set": {"last_seq": last}, "$inc": {"revision": 1}})
-    database["sessions"].update_one({"id": session_id}, {"$set": {"state": "ACTIVE"}})
+    its = keys.where(keys.of_session(key))
+    database["heads"].update_one(its, {"$set": {"last_seq": last}, "$inc": {"revision": 1}})
+    database["sessions"].update_one(its, {"$set": {"state": "ACTIVE"}})
     return last
 
 

@@ -1,43 +1,57 @@
-"""Kills a server while a tool runs, and reads the approval of the unknown outcome."""
+"""Kills a server while tools run, and reads the approvals of the unknown outcomes."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
 
 from tests import harness
 from tests.e2e.support.environment import Environment
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
 
+class Running(NamedTuple):
+    """A message whose tools run when the server is killed; its turn's request_id is the message."""
+
+    message: str
+    labels: tuple[str, ...]
+    """Of the tools that must have been started."""
+    agent: str = "worker"
+    """The agent `asker` asks first; the approval is given."""
+
+
 async def killed_while_running(
-    env: Environment, doomed: harness.ServerProcess, message: str, *labels: str, agent: str = "worker"
-) -> chat_pb2.Turn:
-    """Kills the server while a message's tools run. Returns the turn; its request_id is the message."""
-    async with harness.connect(doomed.address) as stubs:
-        session = await harness.create_test_session(stubs, agent=agent)
-        turn = await harness.send_message_to_session(stubs, session, message, wait=0, request_id=message)
-        async with contextlib.AsyncExitStack() as stack:
+    env: Environment, doomed: harness.ServerProcess, running: Sequence[Running]
+) -> Mapping[str, chat_pb2.Turn]:
+    """Kills the server once, while the tools of all these messages run. Returns the turns by their messages."""
+    turns: dict[str, chat_pb2.Turn] = {}
+    async with harness.connect(doomed.address) as stubs, busy(env):
+        for message, labels, agent in running:
+            session = await harness.create_test_session(stubs, agent=agent)
+            turns[message] = await harness.send_message_to_session(stubs, session, message, wait=0, request_id=message)
             if agent == "asker":
-                await stack.enter_async_context(busy(env))
-                await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
+                approval = await harness.wait_for_approval(stubs, session)
+                assert approval.tool == "hold_irreversible"
+                await harness.decide(stubs, approval)
             for label in labels:
                 effects = await env.tool_control.started(label)
                 assert [effect.pid for effect in effects] == [doomed.pid]
-            await doomed.kill()
-    return turn
+        await doomed.kill()
+    return turns
 
 
 @contextlib.asynccontextmanager
 async def busy(env: Environment) -> AsyncIterator[None]:
-    """Keeps the environment's server full, so that another one claims: its `concurrency` is 1, and its script runs a
-    tool on `read LABEL`."""
-    label = f"busy-{harness.new_request_id()}"
-    session = await harness.create_test_session(env.stubs, agent="worker")
-    await harness.send_message_to_session(env.stubs, session, f"read {label}", wait=0)
-    await env.tool_control.started(label)
+    """Keeps the environment's server full, so that another one claims: its script runs a tool on `read LABEL`."""
+    labels = [f"busy-{harness.new_request_id()}" for _ in range(env.settings["concurrency"])]
+    for label in labels:
+        session = await harness.create_test_session(env.stubs, agent="worker")
+        await harness.send_message_to_session(env.stubs, session, f"read {label}", wait=0)
+        await env.tool_control.started(label)
     try:
         yield
     finally:
-        env.tool_control.release(label)
+        for label in labels:
+            env.tool_control.release(label)
 
 
 async def question(env: Environment, turn: chat_pb2.Turn) -> approval_pb2.Approval:

@@ -32,7 +32,8 @@ class MeasuredLoop(asyncio.SelectorEventLoop):
 class MeasuredServer:
     """The server, and its callers' channel. A caller's thread is another one than the loop's."""
 
-    def __init__(self, loop: MeasuredLoop, channel: grpc.Channel) -> None:
+    def __init__(self, loop: MeasuredLoop, channel: Any) -> None:
+        """`channel` is a synchronous one."""
         self._loop = loop
         self.channel = channel
 
@@ -90,7 +91,7 @@ def measured_server(mongo_uri: str, database: str, model_url: str, **settings: A
     options = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
     try:
         with grpc.insecure_channel(address, options=options) as channel:
-            yield MeasuredServer(loop, channel)
+            yield MeasuredServer(loop, harness.caller_channel(channel, address))
     finally:
         loop.call_soon_threadsafe(stopped.result().set)
         thread.join(60)

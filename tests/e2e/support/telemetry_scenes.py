@@ -162,7 +162,7 @@ async def fail(place: Place, stubs: harness.Stubs) -> None:
     await harness.send_message_to_session(stubs, tools, "fail the tool")
     async with AsyncMongoClient[dict[str, Any]](place.mongo_uri) as client:
         newer = {"$unset": {"agent": ""}, "$set": {"schema": 7}}
-        await client[place.database]["sessions"].update_one({"_id.session_id": tools}, newer)
+        await client[place.database]["sessions"].update_one({"tenant": harness.TENANT, "id": tools}, newer)
     await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())
     async with disconnected(place.mongo_uri, "find", "aggregate"):
         with pytest.raises(aio.AioRpcError) as away:
@@ -276,7 +276,7 @@ async def read_too_slowly(address: str, stubs: harness.Stubs) -> None:
     for _ in range(6):
         await harness.send_message_to_session(stubs, session, "large")
     async with aio.insecure_channel(address, options=SMALL_WINDOWS) as channel:
-        watch = harness.Stubs(channel).sessions.WatchEvents(
+        watch = harness.stubs_on(channel, address).sessions.WatchEvents(
             session_pb2.WatchEventsRequest(session_id=session, follow=True)
         )
         with pytest.raises(aio.AioRpcError) as ended:

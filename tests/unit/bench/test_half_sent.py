@@ -55,6 +55,8 @@ def _attacker(wire: Wire, *, most: int = 1 << 30, streams: int = 5) -> HalfSent:
 
 def test_headers_are_literals() -> None:
     assert headers(b"/x").startswith(b"\0\x07:method\x04POST\0\x07:scheme\x04http\0\x05:path\x02/x")
+    token = "t" * 293
+    assert headers(b"/x", token).endswith(b"\0\x0dauthorization\x7f\xad\x01Bearer " + token.encode())
 
 
 def test_streams_are_opened_as_the_server_s_settings_allow(wire: Wire) -> None:
