@@ -286,7 +286,7 @@ def new_session(
 def _session_filter(request: session_pb2.ListSessionsRequest, caller: Caller) -> SessionFilter | None:
     """Returns the filter of the sessions that the caller may see, or None if it may see none of those asked for."""
     owner = request.owner
-    if not caller.sees_tenant:
+    if request.mine or not caller.sees_tenant:
         if owner not in ("", caller.principal):
             return None
         owner = caller.principal

@@ -52,11 +52,15 @@ def command(
     """
 
     def add(function: Command[P]) -> Command[P]:
-        epilog = "\n".join(("Examples:\n", *(f"  turnkeeper {example}" for example in examples))) if examples else None
-        app.command(name, rich_help_panel=panel, epilog=epilog)(runnable(function, json=json))
+        app.command(name, rich_help_panel=panel, epilog=examples_text(examples))(runnable(function, json=json))
         return function
 
     return add
+
+
+def examples_text(examples: Sequence[str]) -> str | None:
+    """Returns the examples as the end of a help page."""
+    return "\n".join(("Examples:\n", *(f"  $ turnkeeper {example}" for example in examples))) if examples else None
 
 
 def runnable(function: Command[P], *, json: bool) -> Callable[..., None]:

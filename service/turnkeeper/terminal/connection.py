@@ -13,7 +13,7 @@ import typer
 from turnkeeper import toml_file
 from turnkeeper.start_errors import SettingError
 from turnkeeper.toml_file import TomlError, TomlFile
-from turnkeeper_client import Client, Credentials
+from turnkeeper_client import Client, Credentials, ResumePolicy
 
 ADDRESS: Final = "127.0.0.1:50051"
 """Where `turnkeeper serve` and `turnkeeper dev` listen if nothing else is set."""
@@ -47,7 +47,7 @@ class ConnectionOptions:
                 values[name] = Path(value).expanduser()
         return cls(**values)  # type: ignore[arg-type]  # address is text, the others are paths
 
-    def open(self) -> Client:
+    def open(self, *, resume: ResumePolicy | None = None) -> Client:
         """Returns a client, to be closed by the caller. Called in a running event loop. Raises SettingError."""
         address = self.address
         if "://" in address and address.startswith(("http", "grpc", "tcp")):
@@ -62,7 +62,7 @@ class ConnectionOptions:
                 key=_pem(self.tls_key, "--tls-key"),
                 token=token,
             )
-            return Client(address, credentials=credentials)
+            return Client(address, credentials=credentials, resume=resume or ResumePolicy())
         except ValueError as error:
             reason = str(error).replace("give ca, or config='mesh' with a sidecar", "pass --tls-ca")
             raise SettingError(reason.replace("certificate and key", "--tls-certificate and --tls-key")) from None
@@ -74,12 +74,12 @@ class ConnectionOptions:
 
 NAMES: Final = tuple(field.name for field in fields(ConnectionOptions))
 _HELP: Final = {
-    "address": ("HOST:PORT", f"address of the service, or unix:PATH; without it {ADDRESS}"),
+    "address": ("HOST:PORT", f"address of the service, or unix:PATH [{ADDRESS}]"),
     "token_file": ("FILE", "file of a token; read again when the token ends"),
     "tls_ca": ("FILE", "file of the server's CA, PEM: connect by TLS"),
     "tls_certificate": ("FILE", "file of a client's certificate, PEM"),
     "tls_key": ("FILE", "file of the certificate's key, PEM"),
-    "profile": ("NAME", "profile of the profile file that completes what is not given"),
+    "profile": ("NAME", "profile that completes what is not given"),
 }
 assert set(_HELP) == {*NAMES, "profile"}
 
@@ -105,6 +105,7 @@ def _parameter(name: str, metavar: str, text: str) -> inspect.Parameter:
         metavar=metavar,
         rich_help_panel=_PANEL,
         show_default=False,
+        show_envvar=False,
     )
     annotation = Annotated[str | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

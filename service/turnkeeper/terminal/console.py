@@ -45,6 +45,20 @@ class Output:
         """Prints the parts as one text."""
         self.console.print(styled(*parts), end=end, soft_wrap=not self.is_terminal)
 
+    def show_beside(self, label: Part, *parts: Part) -> None:
+        """Prints the parts beside a label. Each of their lines begins in the second column, so none looks like a label.
+
+        On a terminal lines are folded at its width.
+        """
+        name, text = styled(label), styled(*parts)
+        lines = list(text.split(allow_blank=True))
+        if self.is_terminal:
+            lines = list(text.wrap(self.console, max(20, self.console.width - name.cell_len - 2)))
+        for line in lines:
+            line.rstrip()
+            self.console.print(name, line, sep="  ", soft_wrap=True)
+            name = Text(" " * name.cell_len)
+
     def show_table(self, header: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
         """Prints rows in columns under a header. On a narrow terminal the last column is folded, not cut."""
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

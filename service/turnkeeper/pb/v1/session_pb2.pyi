@@ -412,6 +412,7 @@ class ListSessionsRequest(_message.Message):
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    MINE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 100; 0: 50."""
     page_token: _builtins.str
@@ -422,6 +423,8 @@ class ListSessionsRequest(_message.Message):
     """Only this owner."""
     order_by: _builtins.str
     """`create_time desc` (default) or `create_time`."""
+    mine: _builtins.bool
+    """Only sessions that the caller owns, also where its roles show it those of others."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SessionState.ValueType]:
         """Only these states, at most 32 entries; empty: any."""
@@ -450,10 +453,11 @@ class ListSessionsRequest(_message.Message):
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
         order_by: _builtins.str = ...,
+        mine: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "order_by", b"order_by", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "mine", b"mine", "order_by", b"order_by", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

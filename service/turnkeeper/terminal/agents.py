@@ -1,0 +1,126 @@
+"""The commands `turnkeeper agents`, `turnkeeper agents check` and `turnkeeper tools`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from turnkeeper.terminal import pages
+from turnkeeper.terminal.app import LOOK, app
+from turnkeeper.terminal.command import Terminal, command, examples_text, runnable
+from turnkeeper.terminal.console import Output, Part, standard_error, standard_output
+from turnkeeper.terminal.exit_codes import ExitCode
+from turnkeeper.terminal.names import in_one_line, word
+from turnkeeper_client.calls import call
+from turnkeeper_client.pb.v1 import agent_pb2, event_pb2
+
+_ACTIONS: Final = {
+    event_pb2.POLICY_ACTION_AUTO: ("runs", ""),
+    event_pb2.POLICY_ACTION_NOTIFY: ("runs, with a notice", ""),
+    event_pb2.POLICY_ACTION_APPROVE: ("asks a person", "yellow"),
+    event_pb2.POLICY_ACTION_DENY: ("is denied", "red"),
+}
+agents_app: Final = typer.Typer(
+    help="List the agents of a service, or check a file of agents.",
+    epilog=examples_text(("agents", "agents check agents.toml")),
+    invoke_without_command=True,
+)
+app.add_typer(agents_app, name="agents", rich_help_panel=LOOK)
+
+
+async def list_agents(terminal: Terminal, context: typer.Context) -> None:
+    """List the agents that a session can be begun with."""
+    if context.invoked_subcommand is not None:
+        return
+    async with terminal.client() as client:
+        request = agent_pb2.ListAgentsRequest()
+        response = await pages.read(client.stubs.agents.ListAgents, request, most=10_000)
+    if terminal.json:
+        terminal.output.show_json(response)
+        return
+    rows: list[list[Part]] = [
+        [(agent.name, "bold"), agent.model, agent.version, ", ".join(agent.tools), in_one_line(agent.description)]
+        for agent in response.agents
+    ]
+    terminal.output.show_table(["AGENT", "MODEL", "VERSION", "TOOLS", "DESCRIPTION"], rows)
+
+
+agents_app.callback(help="List the agents of a service, or check a file of agents.")(runnable(list_agents, json=True))
+
+
+@agents_app.command(
+    "check", epilog=examples_text(("agents check agents.toml", "agents check agents.toml --tools desk.py"))
+)
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="file of agents, as `serve --agents` takes it")],
+    *,
+    tools: Annotated[
+        Path | None, typer.Option(metavar="FILE.py", help="file of tools, as `serve --tools` takes it")
+    ] = None,
+) -> None:
+    """Check a file of agents, as a start of the server does.
+
+    The tools are those that are installed here, and those of --tools.
+    """
+    from turnkeeper import agents_file  # noqa: PLC0415 - the parts of a server, for this command alone
+    from turnkeeper.cannot_start import ERRORS  # noqa: PLC0415
+    from turnkeeper.tools import tools_file  # noqa: PLC0415
+    from turnkeeper.tools.python import PythonTools  # noqa: PLC0415
+    from turnkeeper.tools.toolbox import Toolbox  # noqa: PLC0415
+
+    try:
+        toolbox = Toolbox([PythonTools(tools_file.with_installed(tools))])
+        agents = agents_file.load(file, default_model="the server's", toolbox=toolbox)
+    except ERRORS as error:
+        standard_error().show(f"turnkeeper: {error}")
+        raise typer.Exit(ExitCode.FAILED) from None
+    standard_output().show(f"{file} is in order: {', '.join(agents)}")
+
+
+@command("tools", panel=LOOK, examples=("tools", "tools clerk --schemas", "tools clerk --json"))
+async def list_tools(
+    terminal: Terminal,
+    agent: Annotated[str, typer.Argument(metavar="[AGENT]", help="name of an agent", show_default=False)] = "",
+    *,
+    schemas: Annotated[bool, typer.Option("--schemas", help="also the schema of each tool's arguments")] = False,
+) -> None:
+    """List tools, and what happens to a call of each.
+
+    Those of one agent, or of all agents: the rule of the policy that decides, or the tool's class.
+    """
+    async with terminal.client() as client:
+        names = [agent] if agent else [chosen.name async for chosen in client.agents.list()]
+        for name in names:
+            response = await call(client.stubs.agents.GetAgent, agent_pb2.GetAgentRequest(name=name))
+            if terminal.json:
+                terminal.output.show_json(response)
+            else:
+                _show_tools(terminal.output, response, schemas=schemas)
+
+
+def _show_tools(output: Output, response: agent_pb2.GetAgentResponse, *, schemas: bool) -> None:
+    output.show((response.agent.name, "bold"), f"  {in_one_line(response.agent.description)}")
+    if not response.tools:
+        output.show("  has no tools")
+        return
+    rows: list[list[Part]] = [
+        [
+            (f"  {tool.name}", "bold"),
+            _ACTIONS.get(tool.action, ("", "")),
+            _reason(tool),
+            tool.source,
+            in_one_line(tool.description),
+        ]
+        for tool in response.tools
+    ]
+    output.show_table(["  TOOL", "A CALL", "BECAUSE OF", "SOURCE", "DESCRIPTION"], rows)
+    for tool in response.tools if schemas else ():
+        output.show_beside(f"  {tool.name}", json.dumps(json.loads(tool.schema_json), indent=2, ensure_ascii=False))
+
+
+def _reason(tool: agent_pb2.AgentTool) -> str:
+    """Returns what decides about a call."""
+    if tool.asks and tool.action == event_pb2.POLICY_ACTION_APPROVE:
+        return "the tool itself"
+    return f"rule {tool.rule}" if tool.rule else f"class {word(event_pb2.ToolClass, tool.tool_class)}"
