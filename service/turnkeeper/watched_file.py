@@ -1,6 +1,7 @@
 """A file that an operator may change while the server runs: its content is compared, a bad one keeps the old value.
 
-Kubernetes swaps a symbolic link, editors replace the file, and times of files lie: only its content counts.
+Kubernetes swaps a symbolic link, editors replace the file, and times of files lie: only its content counts. Others
+write in place, where the first half may be a valid file: so a new content must stand still first.
 """
 
 import asyncio
@@ -11,6 +12,8 @@ from typing import Final, Generic, NoReturn, TypeVar
 
 CHECK_EVERY: Final = 1.0
 """Seconds between two looks at the file: a change is in effect within two seconds."""
+STANDS_STILL: Final = 0.5
+"""Seconds for which a new content must have been the same before it counts."""
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class WatchedFile(Generic[T]):
         name: str,
         max_bytes: int,
         report: Callable[[str, str], None] = lambda _name, _outcome: None,
+        stands_still: float = STANDS_STILL,
     ) -> None:
         """Reads the file. Raises BadFile if it cannot be read, has more than `max_bytes`, or `parse` raises BadFile.
 
@@ -41,6 +45,7 @@ class WatchedFile(Generic[T]):
         self._parse = parse
         self._name = name
         self._max_bytes = max_bytes
+        self._stands_still = stands_still
         self.report = report
         self._content: bytes | BadFile = self._read()
         if isinstance(self._content, BadFile):
@@ -57,12 +62,12 @@ class WatchedFile(Generic[T]):
             await self.look()
 
     async def look(self) -> bool:
-        """Takes over the file's content if it has changed. Returns True if there is a new value.
+        """Takes over the file's content if it has changed, once it stands still. Returns True if there is a new value.
 
         The value stays as it is while the file cannot be used; the reason is logged once for each such content.
         """
-        content = await asyncio.to_thread(self._read)
-        if content == self._content or (isinstance(content, BadFile) and str(content) == str(self._content)):
+        content = await self._standing_still()
+        if _same(content, self._content):
             return False
         self._content = content
         try:
@@ -79,6 +84,15 @@ class WatchedFile(Generic[T]):
         self.report(self._name, "LOADED")
         return True
 
+    async def _standing_still(self) -> bytes | BadFile:
+        """Returns the content once two readings agree, or at once if it has not changed."""
+        content = await asyncio.to_thread(self._read)
+        before: bytes | BadFile = self._content
+        while not _same(content, before) and not _same(content, self._content):
+            await asyncio.sleep(self._stands_still)
+            before, content = content, await asyncio.to_thread(self._read)
+        return content
+
     def _read(self) -> bytes | BadFile:
         """Returns the content, or why it cannot be read."""
         try:
@@ -89,3 +103,10 @@ class WatchedFile(Generic[T]):
         if len(content) > self._max_bytes:
             return BadFile(f"{self._path}: it has more than {self._max_bytes:,} bytes")
         return content
+
+
+def _same(one: bytes | BadFile, other: bytes | BadFile) -> bool:
+    """Returns True for two equal contents, and for two files that cannot be used for the same reason."""
+    if isinstance(one, BadFile) or isinstance(other, BadFile):
+        return isinstance(one, BadFile) and isinstance(other, BadFile) and str(one) == str(other)
+    return one == other

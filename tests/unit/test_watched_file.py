@@ -1,11 +1,12 @@
 """A watched file: its content counts, a bad one keeps the last good value, and each change is reported once."""
 
+import asyncio
 import logging
 from pathlib import Path
 
 import pytest
 
-from turnkeeper.watched_file import BadFile, WatchedFile
+from turnkeeper.watched_file import STANDS_STILL, BadFile, WatchedFile
 
 
 def parse(content: bytes) -> int:
@@ -16,10 +17,15 @@ def parse(content: bytes) -> int:
 
 
 class Watched:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, stands_still: float = 0.0) -> None:
         self.reports: list[tuple[str, str]] = []
         self.file = WatchedFile(
-            path, parse, name="numbers", max_bytes=8, report=lambda name, outcome: self.reports.append((name, outcome))
+            path,
+            parse,
+            name="numbers",
+            max_bytes=8,
+            report=lambda name, outcome: self.reports.append((name, outcome)),
+            stands_still=stands_still,
         )
 
 
@@ -69,3 +75,40 @@ async def test_a_bad_file_keeps_the_value_and_is_logged_once(
 def test_a_bad_file_at_the_start_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="No such file"):
         Watched(tmp_path / "missing")
+
+
+async def test_a_file_that_is_written_in_place_counts_once_it_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each half would be a number, too; the file is empty in between."""
+    path = tmp_path / "numbers"
+    path.write_text("1")
+    watched = Watched(path, stands_still=STANDS_STILL)
+    contents = iter(["", "2", "23"])
+    pauses: list[float] = []
+
+    async def written_on(pause: float) -> None:
+        pauses.append(pause)
+        if (content := next(contents, None)) is not None:
+            path.write_text(content)
+
+    monkeypatch.setattr(asyncio, "sleep", written_on)
+    path.write_text("9")
+    assert await watched.file.look()
+    assert watched.file.value == 23
+    assert watched.reports == [("numbers", "LOADED")]
+    assert pauses == [0.5] * 4
+
+
+async def test_a_file_that_is_as_before_after_all_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "numbers"
+    path.write_text("1")
+    watched = Watched(path, stands_still=STANDS_STILL)
+
+    async def written_back(_: float) -> None:
+        path.write_text("1")
+
+    monkeypatch.setattr(asyncio, "sleep", written_back)
+    path.write_text("")
+    assert not await watched.file.look()
+    assert (watched.file.value, watched.reports) == (1, [])

@@ -86,6 +86,8 @@ class Table:
 def parse(path: Path, content: bytes) -> Table:
     """Returns the table of a file's content. Raises BadFile, which names file, line and key."""
     file, values = checked_toml(path, content, _File)
+    if not values.principal:
+        raise BadFile(f"{path}: it has no row [[principal]], so that all callers would be refused")
     builder = _TableBuilder(file)
     for number, row in enumerate(values.principal):
         builder.add(number, row)

@@ -138,6 +138,9 @@ ROW = '[[principal]]\nname = "a"\ntenant = "t"\nroles = ["caller"]\n'
         (ROW + "certificates = ['c', 'c']", ":5:", "that of a principal before: c"),
         (ROW + "tokens = [{ issuer = 'i', subject = 's' }, { issuer = 'i', subject = 's' }]", ":5:", "s of i"),
         ("principal = 3", ":1:", "principal"),
+        ("", ":", "no row"),
+        ("principal = []", ":", "no row"),
+        ("# all of it is still to be written", ":", "no row"),
     ],
 )
 def test_a_bad_file_names_the_line_and_the_key(tmp_path: Path, text: str, place: str, words: str) -> None:
@@ -153,13 +156,19 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         Principals(tmp_path / "principals.toml")
 
 
-async def test_a_changed_file_changes_who_may_do_what(tmp_path: Path) -> None:
+async def test_a_changed_file_changes_who_may_do_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = principals(tmp_path)
+    reports: list[tuple[str, str]] = []
+    table.report_to(lambda name, outcome: reports.append((name, outcome)))
     anna = certificate("spiffe://acme.example/anna")
     assert table.file is not None
     (tmp_path / "principals.toml").write_text(FILE.replace('"operator"', '"auditor"'))
     assert await table.file.look()
     assert AccessRole.AUDITOR in table.caller(anna).roles
-    (tmp_path / "principals.toml").write_text("[[principal")
-    assert not await table.file.look()
-    assert AccessRole.AUDITOR in table.caller(anna).roles
+    for bad in ("[[principal", ""):
+        (tmp_path / "principals.toml").write_text(bad)
+        assert not await table.file.look()
+        assert AccessRole.AUDITOR in table.caller(anna).roles
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "no row [[principal]]" in caplog.text
+    assert reports == [("principals", "LOADED"), ("principals", "REFUSED"), ("principals", "REFUSED")]
