@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -95,10 +95,14 @@ check: lint ## lint; protos, generated code and pages are current
 	@if test -f protos/released.binpb; then set -x; $(BIN)/buf breaking protos --against protos/released.binpb; \
 	else echo "protos/released.binpb: nothing is released yet, so nothing can break"; fi
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python clients/python/generate_sync.py --check
 	$(BIN)/python docs/generate.py --check
 
 proto: setup ## generate the Python code of the protos
 	$(BIN)/python protos/generate.py
+
+sync-client: setup ## generate the Python client without asyncio
+	$(BIN)/python clients/python/generate_sync.py
 
 docs: setup ## write the generated parts of docs/reference
 	$(BIN)/python docs/generate.py

@@ -14,7 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 from turnkeeper_client import Client
 from turnkeeper_client.channel import Config
 from turnkeeper_client.errors import Aborted, ClientClosed, Details, ResourceExhausted, TransportError, Unavailable
-from turnkeeper_client.overload import AGAIN, BUDGET, FIRST_TRIES, TRIES_PER_ANSWER, RetryBudget, wait_to_try_again
+from turnkeeper_client.overload import AGAIN, BUDGET, FIRST_TRIES, TRIES_PER_ANSWER, RetryBudget, seconds_to_try_again
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event_pb2, session_pb2
 from turnkeeper_client.pb.v1.message_pb2 import Message, Part
 from turnkeeper_client_testing.events import completed, done, started, summary, watch_response
@@ -334,7 +334,7 @@ async def test_grpcs_own_retries_of_direct_leave_alone_what_waiting_does_not_hel
         assert len(on.script.requests) == 1
 
 
-async def test_a_service_that_is_overloaded_for_long_gets_few_further_calls() -> None:
+def test_a_service_that_is_overloaded_for_long_gets_few_further_calls() -> None:
     error = ResourceExhausted(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "",
@@ -343,11 +343,11 @@ async def test_a_service_that_is_overloaded_for_long_gets_few_further_calls() ->
     budget = RetryBudget()
     deadline = time.monotonic() + 60
     for _ in range(int(FIRST_TRIES)):
-        await wait_to_try_again(error, deadline=deadline, budget=budget)
+        seconds_to_try_again(error, deadline=deadline, budget=budget)
     with pytest.raises(ResourceExhausted):
-        await wait_to_try_again(error, deadline=deadline, budget=budget)
+        seconds_to_try_again(error, deadline=deadline, budget=budget)
     for _ in range(int(1 / TRIES_PER_ANSWER)):
         budget.answered()
-    await wait_to_try_again(error, deadline=deadline, budget=budget)
+    seconds_to_try_again(error, deadline=deadline, budget=budget)
     with pytest.raises(ResourceExhausted):
-        await wait_to_try_again(error, deadline=deadline, budget=budget)
+        seconds_to_try_again(error, deadline=deadline, budget=budget)

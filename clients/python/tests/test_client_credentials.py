@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from turnkeeper_client import Client, Credentials
-from turnkeeper_client.credentials import ON_BEHALF_OF, Tokens, end_of, is_local
+from turnkeeper_client.credentials import ON_BEHALF_OF, end_of, is_local
 from turnkeeper_client.errors import Unauthenticated
 from turnkeeper_client.pb.v1 import error_pb2, session_pb2
+from turnkeeper_client.tokens import Tokens
 from turnkeeper_client_testing.events import started, summary, watch_response
 from turnkeeper_client_testing.server import Stage, Step, cut_off, refuse, stage
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from turnkeeper_client.calls import STREAM_TIMEOUT, UNARY_TIMEOUT, WAIT_TIMEOUT
 from turnkeeper_client.channel import Config, service_config, with_dns
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2
+from turnkeeper_client.requests import STREAM_TIMEOUT, UNARY_TIMEOUT, WAIT_TIMEOUT
 
 NAMES: tuple[Config, ...] = ("direct", "mesh")
 METHODS = {

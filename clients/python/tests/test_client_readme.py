@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from turnkeeper_client import Client
+from turnkeeper_client import Client, sync
 from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_REJECTED
 from turnkeeper_client.pb.v1.chat_pb2 import TURN_STATE_COMPLETED
 
@@ -84,7 +84,7 @@ async def service(folder: Path) -> AsyncIterator[str]:
 
 def snippet(name: str) -> Any:
     """Returns the function of that name, as the README defines it."""
-    source = next(text for text in SNIPPETS if f"async def {name}(" in text)
+    source = next(text for text in SNIPPETS if f"def {name}(" in text)
     scope: dict[str, Any] = {}
     exec(compile(source.replace("asyncio.run(main())", ""), f"README.md: {name}", "exec"), scope)
     return scope[name]
@@ -102,6 +102,11 @@ async def test_every_snippet_runs(
         first = snippet("main")
         monkeypatch.setitem(first.__globals__, "Client", lambda _: Client(address))
         await first()
+        assert shown() == "You said: What is the capital of France?\n"
+
+        blocking = snippet("ask_and_wait")
+        monkeypatch.setitem(blocking.__globals__, "Client", lambda _: sync.Client(address))
+        await asyncio.to_thread(blocking)
         assert shown() == "You said: What is the capital of France?\n"
 
         session = await client.sessions.create("clerk")
@@ -131,7 +136,7 @@ async def test_every_snippet_runs(
 
 
 def test_every_snippet_is_tried() -> None:
-    names = {name for text in SNIPPETS for name in re.findall(r"^async def (\w+)\(", text, flags=re.MULTILINE)}
+    names = {name for text in SNIPPETS for name in re.findall(r"^(?:async )?def (\w+)\(", text, flags=re.MULTILINE)}
     tried = set(re.findall(r'snippet\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
     assert names == tried
     assert len(SNIPPETS) == len(names)

@@ -8,11 +8,12 @@ async with Client("127.0.0.1:50051") as client:
         print(piece, end="", flush=True)
 """
 
+from turnkeeper_client.batch import Batch
 from turnkeeper_client.client import Client
 from turnkeeper_client.credentials import Credentials
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.session import Session
-from turnkeeper_client.streams import Batch, EventStream, TurnStream
+from turnkeeper_client.streams import EventStream, TurnStream
 from turnkeeper_client.text import TextAssembler, TextPiece
 
 __all__ = [

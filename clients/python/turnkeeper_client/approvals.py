@@ -1,12 +1,12 @@
 """Approvals: find the tool calls that wait for a decision, and decide."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
 
-from turnkeeper_client.calls import WAIT_TIMEOUT, call, duration, every
+from turnkeeper_client.calls import call, every
 from turnkeeper_client.pb.v1 import approval_pb2, event_pb2
 from turnkeeper_client.pb.v1.approval_pb2 import Approval, ApprovalState
 from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, ApprovalKind
+from turnkeeper_client.requests import WAIT_TIMEOUT, Seconds, duration
 from turnkeeper_client.stubs import Stubs
 
 
@@ -33,7 +33,7 @@ class Approvals:
         request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
         return (await call(self._stubs.approvals.GetApproval, request)).approval
 
-    async def wait(self, approval_id: str, *, wait: timedelta | None = None) -> Approval:
+    async def wait(self, approval_id: str, *, wait: Seconds | None = None) -> Approval:
         """Waits until an approval is no longer pending, or for `wait` (default 60 s, at most 120 s), and returns it."""
         request = approval_pb2.WaitApprovalRequest(approval_id=approval_id, wait=duration(wait))
         return (await call(self._stubs.approvals.WaitApproval, request, timeout=WAIT_TIMEOUT)).approval

@@ -1,27 +1,16 @@
-"""Unary calls: their errors as classes of this package, request ids, and lists read page by page."""
+"""Unary calls, and lists that are read page by page."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Protocol, TypeVar
-from uuid import uuid4
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import grpc
-from google.protobuf.duration_pb2 import Duration
-from grpc import aio
+from turnkeeper_client.errors import SessionError
+from turnkeeper_client.overload import BUDGET, seconds_to_try_again
+from turnkeeper_client.requests import UNARY_TIMEOUT
+from turnkeeper_client.wire import sleep, translated_errors
 
-from turnkeeper_client.errors import ClientClosed, SessionError, TransportError
-from turnkeeper_client.overload import BUDGET, wait_to_try_again
-from turnkeeper_client.pb.v1.message_pb2 import Part
-from turnkeeper_client.status import from_rpc_error
-
-# Seconds. The service configs have the same limits for the raw stubs, but only a limit given with the call reaches
-# the service.
-UNARY_TIMEOUT = 10.0
-WAIT_TIMEOUT = 130.0
-STREAM_TIMEOUT = 900.0
+if TYPE_CHECKING:
+    from turnkeeper_client.wire import UnaryMethod
 
 
 class PageRequest(Protocol):
@@ -44,27 +33,8 @@ ListResponse = TypeVar("ListResponse", bound=PageResponse)
 Item = TypeVar("Item")
 
 
-def new_request_id() -> str:
-    """Returns a new id for one logical call; it stays the same when the call is repeated."""
-    return uuid4().hex
-
-
-def parts(content: str | Sequence[Part]) -> Sequence[Part]:
-    """Returns a message's content: text alone becomes one part."""
-    return [Part(text=content)] if isinstance(content, str) else content
-
-
-def duration(value: timedelta | None) -> Duration | None:
-    """Converts to a protobuf duration; None stays unset."""
-    if value is None:
-        return None
-    converted = Duration()
-    converted.FromTimedelta(value)
-    return converted
-
-
 async def call(
-    method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request, *, timeout: float = UNARY_TIMEOUT
+    method: "UnaryMethod[Request, Response]", request: Request, *, timeout: float = UNARY_TIMEOUT
 ) -> Response:
     """Calls the method, for `timeout` seconds at most. Raises a SessionError or TransportError.
 
@@ -77,14 +47,15 @@ async def call(
             with translated_errors():
                 response = await method(request, timeout=deadline - time.monotonic())
         except SessionError as error:
-            await wait_to_try_again(error, deadline=deadline)
-            continue
-        BUDGET.answered()
-        return response
+            pause = seconds_to_try_again(error, deadline=deadline)
+        else:
+            BUDGET.answered()
+            return response
+        await sleep(pause)
 
 
 async def every(
-    method: aio.UnaryUnaryMultiCallable[ListRequest, ListResponse],
+    method: "UnaryMethod[ListRequest, ListResponse]",
     request: ListRequest,
     items: Callable[[ListResponse], Iterable[Item]],
 ) -> AsyncIterator[Item]:
@@ -96,20 +67,3 @@ async def every(
         if not response.next_page_token:
             return
         request.page_token = response.next_page_token
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Translates gRPC's errors inside the block: to SessionError, TransportError or ClientClosed."""
-    try:
-        yield
-    except aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
-    except aio.UsageError as error:
-        raise ClientClosed("the client is closed; open a new one") from error
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # The caller's task was not cancelled: the channel was closed during the call.
-        raise TransportError(grpc.StatusCode.CANCELLED, "the client was closed during the call") from None

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Literal
 
-import grpc
-from grpc import aio
-
 Config = Literal["direct", "mesh"]
 ChannelOption = tuple[str, Any]
 
@@ -24,17 +21,8 @@ def service_config(config: Config) -> str:
     return files("turnkeeper_client").joinpath(f"{config}.json").read_text(encoding="utf-8")
 
 
-def open_channel(
-    target: str,
-    *,
-    config: Config,
-    credentials: grpc.ChannelCredentials | None,
-    options: Sequence[ChannelOption],
-    interceptors: Sequence[aio.ClientInterceptor] = (),
-) -> aio.Channel:
-    """Returns a channel that connects with its first call. `options` override the package's own."""
-    if config == "direct":
-        target = with_dns(target)
+def settled(target: str, config: Config, options: Sequence[ChannelOption]) -> tuple[str, list[ChannelOption]]:
+    """Returns the target and the options of a channel. `options` override the package's own."""
     chosen: list[ChannelOption] = [
         ("grpc.service_config", service_config(config)),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
@@ -46,10 +34,7 @@ def open_channel(
         ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_BYTES),
         *options,
     ]
-    settled = list(dict(chosen).items())
-    if credentials is None:
-        return aio.insecure_channel(target, options=settled, interceptors=interceptors)
-    return aio.secure_channel(target, credentials, options=settled, interceptors=interceptors)
+    return (with_dns(target) if config == "direct" else target), list(dict(chosen).items())
 
 
 def with_dns(target: str) -> str:

@@ -8,14 +8,16 @@ import grpc
 
 from turnkeeper_client.agents import Agents
 from turnkeeper_client.approvals import Approvals
-from turnkeeper_client.calls import STREAM_TIMEOUT, translated_errors
-from turnkeeper_client.channel import ChannelOption, Config, open_channel
+from turnkeeper_client.channel import ChannelOption, Config, settled
 from turnkeeper_client.credentials import Credentials, is_local
 from turnkeeper_client.pb.v1.audit_pb2 import ExportAuditRequest
+from turnkeeper_client.requests import STREAM_TIMEOUT
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.session import Session
 from turnkeeper_client.sessions import Sessions
 from turnkeeper_client.stubs import Stubs
+from turnkeeper_client.tokens import interceptors_of, tokens_of
+from turnkeeper_client.wire import open_channel, translated_errors
 
 PATIENT = ResumePolicy()
 
@@ -43,13 +45,10 @@ class Client:
         channel_credentials = given.tls() if isinstance(credentials, Credentials) else credentials
         if given.token is not None and channel_credentials is None and config == "direct" and not is_local(target):
             raise ValueError("a token in plain text can be read on its way: give ca, or config='mesh' with a sidecar")
-        tokens = given.tokens()
+        tokens = tokens_of(given)
+        address, options = settled(target, config, channel_options)
         self._channel = open_channel(
-            target,
-            config=config,
-            credentials=channel_credentials,
-            options=channel_options,
-            interceptors=given.interceptors(tokens),
+            address, credentials=channel_credentials, options=options, interceptors=interceptors_of(given, tokens)
         )
         self._policy = resume
         self.stubs = Stubs.over(self._channel, tokens)

@@ -42,6 +42,12 @@ class TransportError(TurnkeeperError):
         self.message = message
 
 
+def silent(seconds: float) -> TransportError:
+    """Returns the error of a stream without any response for so long."""
+    message = f"the stream was silent for {seconds:g} s, without even a keep-alive"
+    return TransportError(grpc.StatusCode.UNAVAILABLE, message)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
     """The details that the service sent with an error."""

@@ -1,6 +1,6 @@
 """When a call is made again that was refused: by an overloaded replica, in its session's line, or beyond a rate."""
 
-import asyncio
+import threading
 import time
 
 from turnkeeper_client.errors import SessionError
@@ -26,25 +26,28 @@ class RetryBudget:
 
     def __init__(self) -> None:
         self._left = FIRST_TRIES
+        self._lock = threading.Lock()
 
     def answered(self) -> None:
         """Counts a call that was answered."""
-        self._left = min(FIRST_TRIES, self._left + TRIES_PER_ANSWER)
+        with self._lock:
+            self._left = min(FIRST_TRIES, self._left + TRIES_PER_ANSWER)
 
     def take(self) -> bool:
         """Takes one try. Returns False if there is none."""
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+        with self._lock:
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
 
 
 BUDGET = RetryBudget()
 """That of this process."""
 
 
-async def wait_to_try_again(error: SessionError, *, deadline: float, budget: RetryBudget = BUDGET) -> None:
-    """Waits as long as the service asked for. Raises `error` if another try would not help, or come too late.
+def seconds_to_try_again(error: SessionError, *, deadline: float, budget: RetryBudget = BUDGET) -> float:
+    """Returns the seconds for which the service asked. Raises `error` if another try would not help, or come too late.
 
     `deadline` is that of the call, in monotonic seconds.
     """
@@ -53,4 +56,4 @@ async def wait_to_try_again(error: SessionError, *, deadline: float, budget: Ret
         raise error
     if time.monotonic() + wait.total_seconds() >= deadline or not budget.take():
         raise error
-    await asyncio.sleep(wait.total_seconds())
+    return wait.total_seconds()

@@ -1,19 +1,17 @@
 """One session: send messages, stream turns, follow and read its events."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
-from typing import Any
 
-from grpc import aio
-
-from turnkeeper_client.calls import STREAM_TIMEOUT, WAIT_TIMEOUT, call, duration, every, new_request_id, parts
+from turnkeeper_client.calls import call, every
 from turnkeeper_client.pb.v1 import chat_pb2, session_pb2
 from turnkeeper_client.pb.v1.chat_pb2 import ClientTool, CreateSessionParams, IfBusy, Turn, TurnLimits, TurnState
 from turnkeeper_client.pb.v1.event_pb2 import Event
 from turnkeeper_client.pb.v1.message_pb2 import Message, Part
+from turnkeeper_client.requests import STREAM_TIMEOUT, WAIT_TIMEOUT, Seconds, duration, new_request_id, parts
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.streams import EventStream, TurnStream
 from turnkeeper_client.stubs import Stubs
+from turnkeeper_client.wire import StreamCall
 
 
 class Session:
@@ -32,7 +30,7 @@ class Session:
         content: str | Sequence[Part],
         *,
         if_busy: IfBusy.ValueType = chat_pb2.IF_BUSY_UNSPECIFIED,
-        wait: timedelta | None = None,
+        wait: Seconds | None = None,
         create_session: CreateSessionParams | None = None,
         response_schema_json: str = "",
         limits: TurnLimits | None = None,
@@ -63,7 +61,7 @@ class Session:
         *,
         if_busy: IfBusy.ValueType = chat_pb2.IF_BUSY_UNSPECIFIED,
         previews: bool = True,
-        delta_interval: timedelta | None = None,
+        delta_interval: Seconds | None = None,
         create_session: CreateSessionParams | None = None,
         response_schema_json: str = "",
         limits: TurnLimits | None = None,
@@ -86,11 +84,10 @@ class Session:
             response_schema_json=response_schema_json,
             limits=limits,
             client_tools=client_tools,
+            delta_interval=duration(delta_interval, "delta_interval"),
         )
-        if delta_interval is not None:
-            request.delta_interval.FromTimedelta(delta_interval)
 
-        def open_call(cursor: str) -> aio.UnaryStreamCall[Any, Any]:
+        def open_call(cursor: str) -> StreamCall:
             request.after = cursor
             return self._stubs.chat.StreamMessage(request, timeout=STREAM_TIMEOUT)
 
@@ -107,7 +104,7 @@ class Session:
         types: Sequence[str] = (),
         previews: bool = True,
         turn_id: str = "",
-        delta_interval: timedelta | None = None,
+        delta_interval: Seconds | None = None,
     ) -> EventStream:
         """Yields the session's events from a cursor on, then those to come, until the session ends.
 
@@ -121,14 +118,13 @@ class Session:
             types=types,
             previews=previews,
             turn_id=turn_id,
+            delta_interval=duration(delta_interval, "delta_interval"),
         )
-        if delta_interval is not None:
-            request.delta_interval.FromTimedelta(delta_interval)
         if live_only:
             request.live_only = True
         start(request, after)
 
-        def open_call(cursor: str) -> aio.UnaryStreamCall[Any, Any]:
+        def open_call(cursor: str) -> StreamCall:
             if cursor:
                 request.after = cursor
             return self._stubs.sessions.WatchEvents(request, timeout=STREAM_TIMEOUT)
@@ -207,7 +203,7 @@ class Session:
             request.checkpoint_id = place
         return (await call(self._stubs.sessions.RestoreCheckpoint, request)).session
 
-    async def turn(self, turn_id: str, *, wait: timedelta | None = None) -> Turn:
+    async def turn(self, turn_id: str, *, wait: Seconds | None = None) -> Turn:
         """Waits until a turn has ended or waits itself, or for `wait` (default 0, at most 120 s), and returns it."""
         request = chat_pb2.GetTurnRequest(session_id=self.id, turn_id=turn_id, wait=duration(wait))
         return (await call(self._stubs.chat.GetTurn, request, timeout=WAIT_TIMEOUT)).turn

@@ -5,8 +5,9 @@ from typing import Any
 
 from google.protobuf import field_mask_pb2
 
-from turnkeeper_client.calls import call, every, new_request_id
+from turnkeeper_client.calls import call, every
 from turnkeeper_client.pb.v1 import session_pb2
+from turnkeeper_client.requests import new_request_id
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.session import Session
 from turnkeeper_client.stubs import Stubs

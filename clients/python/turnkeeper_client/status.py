@@ -1,12 +1,13 @@
 """Reads the details of a gRPC status."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from typing import Protocol
 
+import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc import aio
 
 from turnkeeper_client.errors import FAMILIES, Details, SessionError, TransportError
 from turnkeeper_client.pb.v1.error_pb2 import SessionErrorCode, SessionErrorDetail
@@ -18,7 +19,15 @@ DETAILS_KEY = "grpc-status-details-bin"
 CODE_PREFIX = "SESSION_ERROR_CODE_"
 
 
-def from_rpc_error(error: aio.AioRpcError) -> SessionError | TransportError:
+class Failure(Protocol):
+    """The error of a call, of `grpc` or of `grpc.aio`."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
+
+def from_rpc_error(error: Failure) -> SessionError | TransportError:
     """Returns a SessionError if the service itself sent the error, otherwise a TransportError."""
     message = error.details() or ""
     details = read_details(error)
@@ -28,10 +37,9 @@ def from_rpc_error(error: aio.AioRpcError) -> SessionError | TransportError:
     return FAMILIES.get(error.code(), SessionError)(error.code(), message, details)
 
 
-def read_details(error: aio.AioRpcError) -> Details | None:
+def read_details(error: Failure) -> Details | None:
     """Returns the details that the service sent with the error. Returns None if the error is not the service's."""
-    trailing = error.trailing_metadata()
-    raw = trailing.get(DETAILS_KEY) if trailing is not None else None
+    raw = next((value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY), None)
     if not isinstance(raw, bytes):
         return None
     try:

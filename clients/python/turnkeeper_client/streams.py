@@ -1,52 +1,20 @@
 """Streams of events that resume by themselves."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-import grpc
-from grpc import aio
-
-from turnkeeper_client.calls import translated_errors
-from turnkeeper_client.credentials import Tokens
+from turnkeeper_client.batch import Batch, Response
 from turnkeeper_client.delivered import DeliveredEvents
 from turnkeeper_client.errors import SessionError, TransportError, Unauthenticated, UnknownEvent
 from turnkeeper_client.pb.v1.chat_pb2 import StreamMessageResponse, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
 from turnkeeper_client.resume import Patience, ResumePolicy
 from turnkeeper_client.text import TextAssembler, TextPiece
-
-
-class Response(Protocol):
-    """What WatchEventsResponse and StreamMessageResponse have in common."""
-
-    @property
-    def events(self) -> Sequence[Event]: ...
-    @property
-    def cursor(self) -> str: ...
-    @property
-    def through_sequence(self) -> int: ...
-    @property
-    def caught_up(self) -> bool: ...
-
+from turnkeeper_client.tokens import Tokens
+from turnkeeper_client.wire import StreamCall, responses_of, sleep, translated_errors
 
 # Starts the call after a cursor; at the stream's own start if the cursor is empty.
-Open = Callable[[str], aio.UnaryStreamCall[Any, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """The events of one response. A batch without events is a keep-alive."""
-
-    events: tuple[Event, ...]
-    # Points after these events: pass it as `after` to go on.
-    cursor: str
-    # Every durable event up to this number was delivered or filtered out.
-    through_sequence: int
-    # True once in each connection: what follows is live.
-    caught_up: bool
+Open = Callable[[str], StreamCall]
 
 
 class EventStream:
@@ -136,7 +104,7 @@ class EventStream:
                     self._tokens.reject(token)
                 if isinstance(error, SessionError):
                     self._cursor = self._next_cursor(error)
-            await asyncio.sleep(pause)
+            await sleep(pause)
 
     def _next_cursor(self, error: SessionError) -> str:
         """Returns where the stream goes on.
@@ -151,23 +119,9 @@ class EventStream:
         """Yields the responses of one call, from the cursor on."""
         with translated_errors():
             call = self._open(self._cursor)
-        try:
-            while (response := await self._next(call)) is not None:
+        async with aclosing(responses_of(call, silence=self._policy.silence.total_seconds())) as responses:
+            async for response in responses:
                 yield response
-        finally:
-            call.cancel()
-
-    async def _next(self, call: aio.UnaryStreamCall[Any, Any]) -> Response | None:
-        """Returns the next response, or None at the end. Raises TransportError after too long a silence."""
-        silence = self._policy.silence.total_seconds()
-        try:
-            async with asyncio.timeout(silence):
-                with translated_errors():
-                    response: Response | None = await anext(aiter(call), None)
-                    return response
-        except TimeoutError:
-            message = f"the stream was silent for {silence:g} s, without even a keep-alive"
-            raise TransportError(grpc.StatusCode.UNAVAILABLE, message) from None
 
 
 class TurnStream(EventStream):

@@ -6,7 +6,22 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnkeeper_client.pb.v1 import agent_pb2 as _agent_pb2
+import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -14,18 +29,39 @@ GRPC_VERSION: str
 class AgentServiceStub:
     """Agents: instructions, a model, tools, policies and limits; versioned."""
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    GetAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetAgentRequest, _agent_pb2.GetAgentResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
+    GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetAgentRequest, _agent_pb2.GetAgentResponse]
     """Returns an agent's newest version, or the one named."""
-    ListAgents: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListAgentsRequest, _agent_pb2.ListAgentsResponse]
+    ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListAgentsRequest, _agent_pb2.ListAgentsResponse]
     """Lists agents by name."""
-    ListAgentVersions: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListAgentVersionsRequest, _agent_pb2.ListAgentVersionsResponse]
+    ListAgentVersions: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListAgentVersionsRequest, _agent_pb2.ListAgentVersionsResponse]
     """Lists an agent's versions. Not implemented yet."""
-    CreateAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateAgentRequest, _agent_pb2.CreateAgentResponse]
+    CreateAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CreateAgentRequest, _agent_pb2.CreateAgentResponse]
     """Creates an agent. Not implemented yet: agents load from a file."""
-    UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.UpdateAgentRequest, _agent_pb2.UpdateAgentResponse]
+    UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.UpdateAgentRequest, _agent_pb2.UpdateAgentResponse]
     """Makes a new version. Not implemented yet."""
-    DeleteAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.DeleteAgentRequest, _agent_pb2.DeleteAgentResponse]
+    DeleteAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DeleteAgentRequest, _agent_pb2.DeleteAgentResponse]
+    """Hides an agent from new sessions. Not implemented yet."""
+
+@_typing.type_check_only
+class AgentServiceAsyncStub(AgentServiceStub):
+    """Agents: instructions, a model, tools, policies and limits; versioned."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetAgentRequest, _agent_pb2.GetAgentResponse]  # type: ignore[assignment]
+    """Returns an agent's newest version, or the one named."""
+    ListAgents: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListAgentsRequest, _agent_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """Lists agents by name."""
+    ListAgentVersions: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListAgentVersionsRequest, _agent_pb2.ListAgentVersionsResponse]  # type: ignore[assignment]
+    """Lists an agent's versions. Not implemented yet."""
+    CreateAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateAgentRequest, _agent_pb2.CreateAgentResponse]  # type: ignore[assignment]
+    """Creates an agent. Not implemented yet: agents load from a file."""
+    UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.UpdateAgentRequest, _agent_pb2.UpdateAgentResponse]  # type: ignore[assignment]
+    """Makes a new version. Not implemented yet."""
+    DeleteAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.DeleteAgentRequest, _agent_pb2.DeleteAgentResponse]  # type: ignore[assignment]
     """Hides an agent from new sessions. Not implemented yet."""
 
 class AgentServiceServicer:
@@ -34,43 +70,43 @@ class AgentServiceServicer:
     def GetAgent(
         self,
         request: _agent_pb2.GetAgentRequest,
-        context: _aio.ServicerContext[_agent_pb2.GetAgentRequest, _abc.Awaitable[_agent_pb2.GetAgentResponse]],
-    ) -> _abc.Awaitable[_agent_pb2.GetAgentResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.GetAgentResponse, _abc.Awaitable[_agent_pb2.GetAgentResponse]]:
         """Returns an agent's newest version, or the one named."""
 
     def ListAgents(
         self,
         request: _agent_pb2.ListAgentsRequest,
-        context: _aio.ServicerContext[_agent_pb2.ListAgentsRequest, _abc.Awaitable[_agent_pb2.ListAgentsResponse]],
-    ) -> _abc.Awaitable[_agent_pb2.ListAgentsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ListAgentsResponse, _abc.Awaitable[_agent_pb2.ListAgentsResponse]]:
         """Lists agents by name."""
 
     def ListAgentVersions(
         self,
         request: _agent_pb2.ListAgentVersionsRequest,
-        context: _aio.ServicerContext[_agent_pb2.ListAgentVersionsRequest, _abc.Awaitable[_agent_pb2.ListAgentVersionsResponse]],
-    ) -> _abc.Awaitable[_agent_pb2.ListAgentVersionsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ListAgentVersionsResponse, _abc.Awaitable[_agent_pb2.ListAgentVersionsResponse]]:
         """Lists an agent's versions. Not implemented yet."""
 
     def CreateAgent(
         self,
         request: _agent_pb2.CreateAgentRequest,
-        context: _aio.ServicerContext[_agent_pb2.CreateAgentRequest, _abc.Awaitable[_agent_pb2.CreateAgentResponse]],
-    ) -> _abc.Awaitable[_agent_pb2.CreateAgentResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.CreateAgentResponse, _abc.Awaitable[_agent_pb2.CreateAgentResponse]]:
         """Creates an agent. Not implemented yet: agents load from a file."""
 
     def UpdateAgent(
         self,
         request: _agent_pb2.UpdateAgentRequest,
-        context: _aio.ServicerContext[_agent_pb2.UpdateAgentRequest, _abc.Awaitable[_agent_pb2.UpdateAgentResponse]],
-    ) -> _abc.Awaitable[_agent_pb2.UpdateAgentResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.UpdateAgentResponse, _abc.Awaitable[_agent_pb2.UpdateAgentResponse]]:
         """Makes a new version. Not implemented yet."""
 
     def DeleteAgent(
         self,
         request: _agent_pb2.DeleteAgentRequest,
-        context: _aio.ServicerContext[_agent_pb2.DeleteAgentRequest, _abc.Awaitable[_agent_pb2.DeleteAgentResponse]],
-    ) -> _abc.Awaitable[_agent_pb2.DeleteAgentResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.DeleteAgentResponse, _abc.Awaitable[_agent_pb2.DeleteAgentResponse]]:
         """Hides an agent from new sessions. Not implemented yet."""
 
-def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _aio.Server) -> None: ...
+def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

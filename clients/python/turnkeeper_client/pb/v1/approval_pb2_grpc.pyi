@@ -6,7 +6,22 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnkeeper_client.pb.v1 import approval_pb2 as _approval_pb2
+import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -14,20 +29,43 @@ GRPC_VERSION: str
 class ApprovalServiceStub:
     """Approvals: questions about one tool call that a person decides."""
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    GetApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ApprovalServiceAsyncStub: ...
+    GetApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]
     """Returns one approval."""
-    ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]
+    ListApprovals: _grpc.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]
     """Lists approvals across sessions, oldest first."""
-    WaitApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.WaitApprovalRequest, _approval_pb2.WaitApprovalResponse]
+    WaitApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.WaitApprovalRequest, _approval_pb2.WaitApprovalResponse]
     """Returns an approval once it is no longer PENDING, or as it is after `wait`."""
-    WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
+    WatchApprovals: _grpc.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
     """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
-    DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]
+    DecideApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]
     """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
     the same principal again is OK.
     """
-    BatchDecideApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]
+    BatchDecideApprovals: _grpc.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]
+    """Decides many approvals, each by itself. Not implemented yet."""
+
+@_typing.type_check_only
+class ApprovalServiceAsyncStub(ApprovalServiceStub):
+    """Approvals: questions about one tool call that a person decides."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]  # type: ignore[assignment]
+    """Returns one approval."""
+    ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]  # type: ignore[assignment]
+    """Lists approvals across sessions, oldest first."""
+    WaitApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.WaitApprovalRequest, _approval_pb2.WaitApprovalResponse]  # type: ignore[assignment]
+    """Returns an approval once it is no longer PENDING, or as it is after `wait`."""
+    WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]  # type: ignore[assignment]
+    """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
+    DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]  # type: ignore[assignment]
+    """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
+    the same principal again is OK.
+    """
+    BatchDecideApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]  # type: ignore[assignment]
     """Decides many approvals, each by itself. Not implemented yet."""
 
 class ApprovalServiceServicer:
@@ -36,36 +74,36 @@ class ApprovalServiceServicer:
     def GetApproval(
         self,
         request: _approval_pb2.GetApprovalRequest,
-        context: _aio.ServicerContext[_approval_pb2.GetApprovalRequest, _abc.Awaitable[_approval_pb2.GetApprovalResponse]],
-    ) -> _abc.Awaitable[_approval_pb2.GetApprovalResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.GetApprovalResponse, _abc.Awaitable[_approval_pb2.GetApprovalResponse]]:
         """Returns one approval."""
 
     def ListApprovals(
         self,
         request: _approval_pb2.ListApprovalsRequest,
-        context: _aio.ServicerContext[_approval_pb2.ListApprovalsRequest, _abc.Awaitable[_approval_pb2.ListApprovalsResponse]],
-    ) -> _abc.Awaitable[_approval_pb2.ListApprovalsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.ListApprovalsResponse, _abc.Awaitable[_approval_pb2.ListApprovalsResponse]]:
         """Lists approvals across sessions, oldest first."""
 
     def WaitApproval(
         self,
         request: _approval_pb2.WaitApprovalRequest,
-        context: _aio.ServicerContext[_approval_pb2.WaitApprovalRequest, _abc.Awaitable[_approval_pb2.WaitApprovalResponse]],
-    ) -> _abc.Awaitable[_approval_pb2.WaitApprovalResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.WaitApprovalResponse, _abc.Awaitable[_approval_pb2.WaitApprovalResponse]]:
         """Returns an approval once it is no longer PENDING, or as it is after `wait`."""
 
     def WatchApprovals(
         self,
         request: _approval_pb2.WatchApprovalsRequest,
-        context: _aio.ServicerContext[_approval_pb2.WatchApprovalsRequest, _abc.AsyncIterator[_approval_pb2.WatchApprovalsResponse]],
-    ) -> _abc.AsyncIterator[_approval_pb2.WatchApprovalsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_approval_pb2.WatchApprovalsResponse], _abc.AsyncIterator[_approval_pb2.WatchApprovalsResponse]]:
         """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
 
     def DecideApproval(
         self,
         request: _approval_pb2.DecideApprovalRequest,
-        context: _aio.ServicerContext[_approval_pb2.DecideApprovalRequest, _abc.Awaitable[_approval_pb2.DecideApprovalResponse]],
-    ) -> _abc.Awaitable[_approval_pb2.DecideApprovalResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.DecideApprovalResponse, _abc.Awaitable[_approval_pb2.DecideApprovalResponse]]:
         """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
         the same principal again is OK.
         """
@@ -73,8 +111,8 @@ class ApprovalServiceServicer:
     def BatchDecideApprovals(
         self,
         request: _approval_pb2.BatchDecideApprovalsRequest,
-        context: _aio.ServicerContext[_approval_pb2.BatchDecideApprovalsRequest, _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]],
-    ) -> _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.BatchDecideApprovalsResponse, _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]]:
         """Decides many approvals, each by itself. Not implemented yet."""
 
-def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _aio.Server) -> None: ...
+def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

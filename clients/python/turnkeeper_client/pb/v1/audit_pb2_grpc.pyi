@@ -6,7 +6,22 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnkeeper_client.pb.v1 import audit_pb2 as _audit_pb2
+import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -14,8 +29,22 @@ GRPC_VERSION: str
 class AuditServiceStub:
     """The audit trail: who decided and operated what, in records that are sealed."""
 
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    ExportAudit: _grpc.UnaryStreamMultiCallable[_audit_pb2.ExportAuditRequest, _audit_pb2.ExportAuditResponse]
+    """Streams a tenant's trail as JSON lines: each seal behind its records, then records without a seal, then the end.
+
+    `turnkeeper audit verify FILE` checks them.
+    """
+
+@_typing.type_check_only
+class AuditServiceAsyncStub(AuditServiceStub):
+    """The audit trail: who decided and operated what, in records that are sealed."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
-    ExportAudit: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportAuditRequest, _audit_pb2.ExportAuditResponse]
+    ExportAudit: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportAuditRequest, _audit_pb2.ExportAuditResponse]  # type: ignore[assignment]
     """Streams a tenant's trail as JSON lines: each seal behind its records, then records without a seal, then the end.
 
     `turnkeeper audit verify FILE` checks them.
@@ -27,11 +56,11 @@ class AuditServiceServicer:
     def ExportAudit(
         self,
         request: _audit_pb2.ExportAuditRequest,
-        context: _aio.ServicerContext[_audit_pb2.ExportAuditRequest, _abc.AsyncIterator[_audit_pb2.ExportAuditResponse]],
-    ) -> _abc.AsyncIterator[_audit_pb2.ExportAuditResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_pb2.ExportAuditResponse], _abc.AsyncIterator[_audit_pb2.ExportAuditResponse]]:
         """Streams a tenant's trail as JSON lines: each seal behind its records, then records without a seal, then the end.
 
         `turnkeeper audit verify FILE` checks them.
         """
 
-def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _aio.Server) -> None: ...
+def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

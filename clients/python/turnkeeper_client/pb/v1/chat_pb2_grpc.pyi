@@ -6,7 +6,22 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnkeeper_client.pb.v1 import chat_pb2 as _chat_pb2
+import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -14,26 +29,59 @@ GRPC_VERSION: str
 class ChatServiceStub:
     """Turns: one user message to its final answer, or failure. A turn goes on when its caller has left."""
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    SendMessage: _aio.UnaryUnaryMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ChatServiceAsyncStub: ...
+    SendMessage: _grpc.UnaryUnaryMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]
     """Sends a message and returns its turn as it is after `wait`.
 
     A turn that failed ends the call with the turn's error; a turn that was cancelled, waits, or still runs is OK.
     """
-    StreamMessage: _aio.UnaryStreamMultiCallable[_chat_pb2.StreamMessageRequest, _chat_pb2.StreamMessageResponse]
+    StreamMessage: _grpc.UnaryStreamMultiCallable[_chat_pb2.StreamMessageRequest, _chat_pb2.StreamMessageResponse]
     """Sends a message and streams its turn's events. The same request_id again attaches, and never sends twice.
 
     Ends OK when the turn has ended or waits; the last response carries the turn.
     """
-    GetTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetTurnRequest, _chat_pb2.GetTurnResponse]
+    GetTurn: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetTurnRequest, _chat_pb2.GetTurnResponse]
     """Returns a turn, after `wait` at the latest."""
-    ListTurns: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListTurnsRequest, _chat_pb2.ListTurnsResponse]
+    ListTurns: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListTurnsRequest, _chat_pb2.ListTurnsResponse]
     """Lists a session's turns, newest first."""
-    CancelTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelTurnRequest, _chat_pb2.CancelTurnResponse]
+    CancelTurn: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CancelTurnRequest, _chat_pb2.CancelTurnResponse]
     """Cancels a turn that waits, runs or is queued. A turn that has ended is returned as it is."""
-    RetryTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.RetryTurnRequest, _chat_pb2.RetryTurnResponse]
+    RetryTurn: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RetryTurnRequest, _chat_pb2.RetryTurnResponse]
     """Takes up the session's last turn again, in place, after it failed or was cancelled."""
-    SubmitToolResult: _aio.UnaryUnaryMultiCallable[_chat_pb2.SubmitToolResultRequest, _chat_pb2.SubmitToolResultResponse]
+    SubmitToolResult: _grpc.UnaryUnaryMultiCallable[_chat_pb2.SubmitToolResultRequest, _chat_pb2.SubmitToolResultResponse]
+    """Hands in the result of a tool that the client runs. The turn goes on when nothing else is awaited.
+
+    The same result again is OK with the first effect. TOOL_CALL_NOT_PENDING: no client was asked for this call, it has
+    another result, or its turn has ended.
+    """
+
+@_typing.type_check_only
+class ChatServiceAsyncStub(ChatServiceStub):
+    """Turns: one user message to its final answer, or failure. A turn goes on when its caller has left."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    SendMessage: _aio.UnaryUnaryMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]  # type: ignore[assignment]
+    """Sends a message and returns its turn as it is after `wait`.
+
+    A turn that failed ends the call with the turn's error; a turn that was cancelled, waits, or still runs is OK.
+    """
+    StreamMessage: _aio.UnaryStreamMultiCallable[_chat_pb2.StreamMessageRequest, _chat_pb2.StreamMessageResponse]  # type: ignore[assignment]
+    """Sends a message and streams its turn's events. The same request_id again attaches, and never sends twice.
+
+    Ends OK when the turn has ended or waits; the last response carries the turn.
+    """
+    GetTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetTurnRequest, _chat_pb2.GetTurnResponse]  # type: ignore[assignment]
+    """Returns a turn, after `wait` at the latest."""
+    ListTurns: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListTurnsRequest, _chat_pb2.ListTurnsResponse]  # type: ignore[assignment]
+    """Lists a session's turns, newest first."""
+    CancelTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelTurnRequest, _chat_pb2.CancelTurnResponse]  # type: ignore[assignment]
+    """Cancels a turn that waits, runs or is queued. A turn that has ended is returned as it is."""
+    RetryTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.RetryTurnRequest, _chat_pb2.RetryTurnResponse]  # type: ignore[assignment]
+    """Takes up the session's last turn again, in place, after it failed or was cancelled."""
+    SubmitToolResult: _aio.UnaryUnaryMultiCallable[_chat_pb2.SubmitToolResultRequest, _chat_pb2.SubmitToolResultResponse]  # type: ignore[assignment]
     """Hands in the result of a tool that the client runs. The turn goes on when nothing else is awaited.
 
     The same result again is OK with the first effect. TOOL_CALL_NOT_PENDING: no client was asked for this call, it has
@@ -46,8 +94,8 @@ class ChatServiceServicer:
     def SendMessage(
         self,
         request: _chat_pb2.SendMessageRequest,
-        context: _aio.ServicerContext[_chat_pb2.SendMessageRequest, _abc.Awaitable[_chat_pb2.SendMessageResponse]],
-    ) -> _abc.Awaitable[_chat_pb2.SendMessageResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.SendMessageResponse, _abc.Awaitable[_chat_pb2.SendMessageResponse]]:
         """Sends a message and returns its turn as it is after `wait`.
 
         A turn that failed ends the call with the turn's error; a turn that was cancelled, waits, or still runs is OK.
@@ -56,8 +104,8 @@ class ChatServiceServicer:
     def StreamMessage(
         self,
         request: _chat_pb2.StreamMessageRequest,
-        context: _aio.ServicerContext[_chat_pb2.StreamMessageRequest, _abc.AsyncIterator[_chat_pb2.StreamMessageResponse]],
-    ) -> _abc.AsyncIterator[_chat_pb2.StreamMessageResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chat_pb2.StreamMessageResponse], _abc.AsyncIterator[_chat_pb2.StreamMessageResponse]]:
         """Sends a message and streams its turn's events. The same request_id again attaches, and never sends twice.
 
         Ends OK when the turn has ended or waits; the last response carries the turn.
@@ -66,40 +114,40 @@ class ChatServiceServicer:
     def GetTurn(
         self,
         request: _chat_pb2.GetTurnRequest,
-        context: _aio.ServicerContext[_chat_pb2.GetTurnRequest, _abc.Awaitable[_chat_pb2.GetTurnResponse]],
-    ) -> _abc.Awaitable[_chat_pb2.GetTurnResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.GetTurnResponse, _abc.Awaitable[_chat_pb2.GetTurnResponse]]:
         """Returns a turn, after `wait` at the latest."""
 
     def ListTurns(
         self,
         request: _chat_pb2.ListTurnsRequest,
-        context: _aio.ServicerContext[_chat_pb2.ListTurnsRequest, _abc.Awaitable[_chat_pb2.ListTurnsResponse]],
-    ) -> _abc.Awaitable[_chat_pb2.ListTurnsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.ListTurnsResponse, _abc.Awaitable[_chat_pb2.ListTurnsResponse]]:
         """Lists a session's turns, newest first."""
 
     def CancelTurn(
         self,
         request: _chat_pb2.CancelTurnRequest,
-        context: _aio.ServicerContext[_chat_pb2.CancelTurnRequest, _abc.Awaitable[_chat_pb2.CancelTurnResponse]],
-    ) -> _abc.Awaitable[_chat_pb2.CancelTurnResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.CancelTurnResponse, _abc.Awaitable[_chat_pb2.CancelTurnResponse]]:
         """Cancels a turn that waits, runs or is queued. A turn that has ended is returned as it is."""
 
     def RetryTurn(
         self,
         request: _chat_pb2.RetryTurnRequest,
-        context: _aio.ServicerContext[_chat_pb2.RetryTurnRequest, _abc.Awaitable[_chat_pb2.RetryTurnResponse]],
-    ) -> _abc.Awaitable[_chat_pb2.RetryTurnResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.RetryTurnResponse, _abc.Awaitable[_chat_pb2.RetryTurnResponse]]:
         """Takes up the session's last turn again, in place, after it failed or was cancelled."""
 
     def SubmitToolResult(
         self,
         request: _chat_pb2.SubmitToolResultRequest,
-        context: _aio.ServicerContext[_chat_pb2.SubmitToolResultRequest, _abc.Awaitable[_chat_pb2.SubmitToolResultResponse]],
-    ) -> _abc.Awaitable[_chat_pb2.SubmitToolResultResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.SubmitToolResultResponse, _abc.Awaitable[_chat_pb2.SubmitToolResultResponse]]:
         """Hands in the result of a tool that the client runs. The turn goes on when nothing else is awaited.
 
         The same result again is OK with the first effect. TOOL_CALL_NOT_PENDING: no client was asked for this call, it has
         another result, or its turn has ended.
         """
 
-def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _aio.Server) -> None: ...
+def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,7 +6,22 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnkeeper_client.pb.v1 import operator_pb2 as _operator_pb2
+import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -17,24 +32,54 @@ class OperatorServiceStub:
     The role operator acts in its own tenant. The role platform may name another one. What changes something goes on record in the audit trail.
     """
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    ListActiveTurns: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListActiveTurnsRequest, _operator_pb2.ListActiveTurnsResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> OperatorServiceAsyncStub: ...
+    ListActiveTurns: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListActiveTurnsRequest, _operator_pb2.ListActiveTurnsResponse]
     """Lists the turns that run, wait or are queued, by session; those of one session in their order."""
-    CancelTurns: _aio.UnaryUnaryMultiCallable[_operator_pb2.CancelTurnsRequest, _operator_pb2.CancelTurnsResponse]
+    CancelTurns: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CancelTurnsRequest, _operator_pb2.CancelTurnsResponse]
     """Cancels the turns that match now, if they are as many as expected. Turns that begin later are not cancelled.
 
     Another number is TURN_COUNT_MISMATCH, with the number in its metadata: nothing is cancelled then.
     """
-    FreezeAdmission: _aio.UnaryUnaryMultiCallable[_operator_pb2.FreezeAdmissionRequest, _operator_pb2.FreezeAdmissionResponse]
+    FreezeAdmission: _grpc.UnaryUnaryMultiCallable[_operator_pb2.FreezeAdmissionRequest, _operator_pb2.FreezeAdmissionResponse]
     """Refuses new sessions, forks, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
 
     Every replica does within 2 s, also after a restart. Turns that run, wait or are queued go on, decisions and results of tools are taken.
     """
-    UnfreezeAdmission: _aio.UnaryUnaryMultiCallable[_operator_pb2.UnfreezeAdmissionRequest, _operator_pb2.UnfreezeAdmissionResponse]
+    UnfreezeAdmission: _grpc.UnaryUnaryMultiCallable[_operator_pb2.UnfreezeAdmissionRequest, _operator_pb2.UnfreezeAdmissionResponse]
     """Ends a freeze, on every replica within 2 s. Again is OK."""
-    ListFreezes: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFreezesRequest, _operator_pb2.ListFreezesResponse]
+    ListFreezes: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListFreezesRequest, _operator_pb2.ListFreezesResponse]
     """Lists what is frozen."""
-    ListReplicas: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListReplicasRequest, _operator_pb2.ListReplicasResponse]
+    ListReplicas: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListReplicasRequest, _operator_pb2.ListReplicasResponse]
+    """Lists the replicas on this database."""
+
+@_typing.type_check_only
+class OperatorServiceAsyncStub(OperatorServiceStub):
+    """An operator's hand: what runs now, in all sessions of a tenant; ending it; refusing new work.
+
+    The role operator acts in its own tenant. The role platform may name another one. What changes something goes on record in the audit trail.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListActiveTurns: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListActiveTurnsRequest, _operator_pb2.ListActiveTurnsResponse]  # type: ignore[assignment]
+    """Lists the turns that run, wait or are queued, by session; those of one session in their order."""
+    CancelTurns: _aio.UnaryUnaryMultiCallable[_operator_pb2.CancelTurnsRequest, _operator_pb2.CancelTurnsResponse]  # type: ignore[assignment]
+    """Cancels the turns that match now, if they are as many as expected. Turns that begin later are not cancelled.
+
+    Another number is TURN_COUNT_MISMATCH, with the number in its metadata: nothing is cancelled then.
+    """
+    FreezeAdmission: _aio.UnaryUnaryMultiCallable[_operator_pb2.FreezeAdmissionRequest, _operator_pb2.FreezeAdmissionResponse]  # type: ignore[assignment]
+    """Refuses new sessions, forks, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
+
+    Every replica does within 2 s, also after a restart. Turns that run, wait or are queued go on, decisions and results of tools are taken.
+    """
+    UnfreezeAdmission: _aio.UnaryUnaryMultiCallable[_operator_pb2.UnfreezeAdmissionRequest, _operator_pb2.UnfreezeAdmissionResponse]  # type: ignore[assignment]
+    """Ends a freeze, on every replica within 2 s. Again is OK."""
+    ListFreezes: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFreezesRequest, _operator_pb2.ListFreezesResponse]  # type: ignore[assignment]
+    """Lists what is frozen."""
+    ListReplicas: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListReplicasRequest, _operator_pb2.ListReplicasResponse]  # type: ignore[assignment]
     """Lists the replicas on this database."""
 
 class OperatorServiceServicer:
@@ -46,15 +91,15 @@ class OperatorServiceServicer:
     def ListActiveTurns(
         self,
         request: _operator_pb2.ListActiveTurnsRequest,
-        context: _aio.ServicerContext[_operator_pb2.ListActiveTurnsRequest, _abc.Awaitable[_operator_pb2.ListActiveTurnsResponse]],
-    ) -> _abc.Awaitable[_operator_pb2.ListActiveTurnsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ListActiveTurnsResponse, _abc.Awaitable[_operator_pb2.ListActiveTurnsResponse]]:
         """Lists the turns that run, wait or are queued, by session; those of one session in their order."""
 
     def CancelTurns(
         self,
         request: _operator_pb2.CancelTurnsRequest,
-        context: _aio.ServicerContext[_operator_pb2.CancelTurnsRequest, _abc.Awaitable[_operator_pb2.CancelTurnsResponse]],
-    ) -> _abc.Awaitable[_operator_pb2.CancelTurnsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.CancelTurnsResponse, _abc.Awaitable[_operator_pb2.CancelTurnsResponse]]:
         """Cancels the turns that match now, if they are as many as expected. Turns that begin later are not cancelled.
 
         Another number is TURN_COUNT_MISMATCH, with the number in its metadata: nothing is cancelled then.
@@ -63,8 +108,8 @@ class OperatorServiceServicer:
     def FreezeAdmission(
         self,
         request: _operator_pb2.FreezeAdmissionRequest,
-        context: _aio.ServicerContext[_operator_pb2.FreezeAdmissionRequest, _abc.Awaitable[_operator_pb2.FreezeAdmissionResponse]],
-    ) -> _abc.Awaitable[_operator_pb2.FreezeAdmissionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.FreezeAdmissionResponse, _abc.Awaitable[_operator_pb2.FreezeAdmissionResponse]]:
         """Refuses new sessions, forks, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
 
         Every replica does within 2 s, also after a restart. Turns that run, wait or are queued go on, decisions and results of tools are taken.
@@ -73,22 +118,22 @@ class OperatorServiceServicer:
     def UnfreezeAdmission(
         self,
         request: _operator_pb2.UnfreezeAdmissionRequest,
-        context: _aio.ServicerContext[_operator_pb2.UnfreezeAdmissionRequest, _abc.Awaitable[_operator_pb2.UnfreezeAdmissionResponse]],
-    ) -> _abc.Awaitable[_operator_pb2.UnfreezeAdmissionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.UnfreezeAdmissionResponse, _abc.Awaitable[_operator_pb2.UnfreezeAdmissionResponse]]:
         """Ends a freeze, on every replica within 2 s. Again is OK."""
 
     def ListFreezes(
         self,
         request: _operator_pb2.ListFreezesRequest,
-        context: _aio.ServicerContext[_operator_pb2.ListFreezesRequest, _abc.Awaitable[_operator_pb2.ListFreezesResponse]],
-    ) -> _abc.Awaitable[_operator_pb2.ListFreezesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ListFreezesResponse, _abc.Awaitable[_operator_pb2.ListFreezesResponse]]:
         """Lists what is frozen."""
 
     def ListReplicas(
         self,
         request: _operator_pb2.ListReplicasRequest,
-        context: _aio.ServicerContext[_operator_pb2.ListReplicasRequest, _abc.Awaitable[_operator_pb2.ListReplicasResponse]],
-    ) -> _abc.Awaitable[_operator_pb2.ListReplicasResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ListReplicasResponse, _abc.Awaitable[_operator_pb2.ListReplicasResponse]]:
         """Lists the replicas on this database."""
 
-def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _aio.Server) -> None: ...
+def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

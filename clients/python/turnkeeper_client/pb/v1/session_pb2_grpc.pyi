@@ -6,7 +6,22 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnkeeper_client.pb.v1 import session_pb2 as _session_pb2
+import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -14,61 +29,129 @@ GRPC_VERSION: str
 class SessionServiceStub:
     """Sessions: conversations between a principal and an agent, each with one ordered event log."""
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    CreateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
+    CreateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]
     """Creates a session with an agent; the agent's version is pinned for the session's life.
 
     With `session_id`: the same id and body again is OK with the session as it is now; another body is
     SESSION_ALREADY_EXISTS. Without it: `request_id` is required and makes repeats harmless.
     """
-    GetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]
+    GetSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]
     """Returns one session."""
-    ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
     """Lists the sessions that the caller may see: its own, or all of its tenant with the roles OPERATOR and AUDITOR."""
-    UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
+    UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
     """Changes the fields named by the mask. The same values again are OK, and store nothing."""
-    SuspendSession: _aio.UnaryUnaryMultiCallable[_session_pb2.SuspendSessionRequest, _session_pb2.SuspendSessionResponse]
+    SuspendSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.SuspendSessionRequest, _session_pb2.SuspendSessionResponse]
     """Lets no further step start until ResumeSession: a model call or tool under way ends and is stored, then the turn
     waits. Its approvals can be decided; their time to expire stands still. Again is OK.
     """
-    ResumeSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ResumeSessionRequest, _session_pb2.ResumeSessionResponse]
+    ResumeSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ResumeSessionRequest, _session_pb2.ResumeSessionResponse]
     """Ends a suspension: the turn goes on, and so does the time of its approvals. Again is OK."""
-    EndSession: _aio.UnaryUnaryMultiCallable[_session_pb2.EndSessionRequest, _session_pb2.EndSessionResponse]
+    EndSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.EndSessionRequest, _session_pb2.EndSessionResponse]
     """Ends a session: its turns are cancelled, its approvals withdrawn, its watchers' streams end OK. Again is OK."""
-    DeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]
     """Hides a session from every call but UndeleteSession: its turns are cancelled, its approvals withdrawn. After the
     time of `--purge-after`, 30 days by default, it is removed for good. Again is OK.
     """
-    UndeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UndeleteSessionRequest, _session_pb2.UndeleteSessionResponse]
+    UndeleteSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.UndeleteSessionRequest, _session_pb2.UndeleteSessionResponse]
     """Shows a deleted session again, until it is purged; its cancelled turns stay so. Again is OK."""
-    WatchEvents: _aio.UnaryStreamMultiCallable[_session_pb2.WatchEventsRequest, _session_pb2.WatchEventsResponse]
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_session_pb2.WatchEventsRequest, _session_pb2.WatchEventsResponse]
     """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
     Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
     ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING. After these, and after every other error whose
     advice is RESUME_STREAM, open it again with the last cursor. Any other error is final.
     """
-    ListEvents: _aio.UnaryUnaryMultiCallable[_session_pb2.ListEventsRequest, _session_pb2.ListEventsResponse]
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListEventsRequest, _session_pb2.ListEventsResponse]
     """Returns durable events by pages, for callers without streaming."""
-    ListMessages: _aio.UnaryUnaryMultiCallable[_session_pb2.ListMessagesRequest, _session_pb2.ListMessagesResponse]
+    ListMessages: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListMessagesRequest, _session_pb2.ListMessagesResponse]
     """Returns the conversation as a model would see it, tool calls paired with their results."""
-    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_session_pb2.ListCheckpointsRequest, _session_pb2.ListCheckpointsResponse]
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListCheckpointsRequest, _session_pb2.ListCheckpointsResponse]
     """Lists the places from which a session can be forked or restored."""
-    ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
     """Starts a new session with the conversation of this one up to a place. This session is only read, also while a turn
     runs in it. The new session has the same agent version, title, labels and metadata, and a log and an owner of its
     own. No turn runs in it by itself: a turn that was not complete at that place is CANCELLED there, with FORKED.
     RetryTurn takes it up after its last whole step. Messages that still waited, and approvals, are left out. The new
     session is there as a whole or not at all.
     """
-    RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_session_pb2.RestoreCheckpointRequest, _session_pb2.RestoreCheckpointResponse]
+    RestoreCheckpoint: _grpc.UnaryUnaryMultiCallable[_session_pb2.RestoreCheckpointRequest, _session_pb2.RestoreCheckpointResponse]
     """Takes a session back to a place by appending an event; nothing is erased.
     From then on the model sees the conversation as it was at that place, and what comes later. A call whose result came
     behind the place is closed by a result that states this. Refused while a turn runs or waits. What tools did is not
     undone, and title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
     from there. Restoring to the same place twice in a row is one restoration.
     """
-    ExportSession: _aio.UnaryStreamMultiCallable[_session_pb2.ExportSessionRequest, _session_pb2.ExportSessionResponse]
+    ExportSession: _grpc.UnaryStreamMultiCallable[_session_pb2.ExportSessionRequest, _session_pb2.ExportSessionResponse]
+    """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
+
+    An event's line is `{"event": …}`, a record's `{"audit": …}`, the last one `{"session_end": …}`. `turnkeeper audit verify FILE` checks the
+    records.
+    """
+
+@_typing.type_check_only
+class SessionServiceAsyncStub(SessionServiceStub):
+    """Sessions: conversations between a principal and an agent, each with one ordered event log."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]  # type: ignore[assignment]
+    """Creates a session with an agent; the agent's version is pinned for the session's life.
+
+    With `session_id`: the same id and body again is OK with the session as it is now; another body is
+    SESSION_ALREADY_EXISTS. Without it: `request_id` is required and makes repeats harmless.
+    """
+    GetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]  # type: ignore[assignment]
+    """Returns one session."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists the sessions that the caller may see: its own, or all of its tenant with the roles OPERATOR and AUDITOR."""
+    UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]  # type: ignore[assignment]
+    """Changes the fields named by the mask. The same values again are OK, and store nothing."""
+    SuspendSession: _aio.UnaryUnaryMultiCallable[_session_pb2.SuspendSessionRequest, _session_pb2.SuspendSessionResponse]  # type: ignore[assignment]
+    """Lets no further step start until ResumeSession: a model call or tool under way ends and is stored, then the turn
+    waits. Its approvals can be decided; their time to expire stands still. Again is OK.
+    """
+    ResumeSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ResumeSessionRequest, _session_pb2.ResumeSessionResponse]  # type: ignore[assignment]
+    """Ends a suspension: the turn goes on, and so does the time of its approvals. Again is OK."""
+    EndSession: _aio.UnaryUnaryMultiCallable[_session_pb2.EndSessionRequest, _session_pb2.EndSessionResponse]  # type: ignore[assignment]
+    """Ends a session: its turns are cancelled, its approvals withdrawn, its watchers' streams end OK. Again is OK."""
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]  # type: ignore[assignment]
+    """Hides a session from every call but UndeleteSession: its turns are cancelled, its approvals withdrawn. After the
+    time of `--purge-after`, 30 days by default, it is removed for good. Again is OK.
+    """
+    UndeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UndeleteSessionRequest, _session_pb2.UndeleteSessionResponse]  # type: ignore[assignment]
+    """Shows a deleted session again, until it is purged; its cancelled turns stay so. Again is OK."""
+    WatchEvents: _aio.UnaryStreamMultiCallable[_session_pb2.WatchEventsRequest, _session_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
+
+    Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
+    ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING. After these, and after every other error whose
+    advice is RESUME_STREAM, open it again with the last cursor. Any other error is final.
+    """
+    ListEvents: _aio.UnaryUnaryMultiCallable[_session_pb2.ListEventsRequest, _session_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """Returns durable events by pages, for callers without streaming."""
+    ListMessages: _aio.UnaryUnaryMultiCallable[_session_pb2.ListMessagesRequest, _session_pb2.ListMessagesResponse]  # type: ignore[assignment]
+    """Returns the conversation as a model would see it, tool calls paired with their results."""
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_session_pb2.ListCheckpointsRequest, _session_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """Lists the places from which a session can be forked or restored."""
+    ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]  # type: ignore[assignment]
+    """Starts a new session with the conversation of this one up to a place. This session is only read, also while a turn
+    runs in it. The new session has the same agent version, title, labels and metadata, and a log and an owner of its
+    own. No turn runs in it by itself: a turn that was not complete at that place is CANCELLED there, with FORKED.
+    RetryTurn takes it up after its last whole step. Messages that still waited, and approvals, are left out. The new
+    session is there as a whole or not at all.
+    """
+    RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_session_pb2.RestoreCheckpointRequest, _session_pb2.RestoreCheckpointResponse]  # type: ignore[assignment]
+    """Takes a session back to a place by appending an event; nothing is erased.
+    From then on the model sees the conversation as it was at that place, and what comes later. A call whose result came
+    behind the place is closed by a result that states this. Refused while a turn runs or waits. What tools did is not
+    undone, and title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
+    from there. Restoring to the same place twice in a row is one restoration.
+    """
+    ExportSession: _aio.UnaryStreamMultiCallable[_session_pb2.ExportSessionRequest, _session_pb2.ExportSessionResponse]  # type: ignore[assignment]
     """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
 
     An event's line is `{"event": …}`, a record's `{"audit": …}`, the last one `{"session_end": …}`. `turnkeeper audit verify FILE` checks the
@@ -81,8 +164,8 @@ class SessionServiceServicer:
     def CreateSession(
         self,
         request: _session_pb2.CreateSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.CreateSessionRequest, _abc.Awaitable[_session_pb2.CreateSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.CreateSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.CreateSessionResponse, _abc.Awaitable[_session_pb2.CreateSessionResponse]]:
         """Creates a session with an agent; the agent's version is pinned for the session's life.
 
         With `session_id`: the same id and body again is OK with the session as it is now; another body is
@@ -92,29 +175,29 @@ class SessionServiceServicer:
     def GetSession(
         self,
         request: _session_pb2.GetSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.GetSessionRequest, _abc.Awaitable[_session_pb2.GetSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.GetSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.GetSessionResponse, _abc.Awaitable[_session_pb2.GetSessionResponse]]:
         """Returns one session."""
 
     def ListSessions(
         self,
         request: _session_pb2.ListSessionsRequest,
-        context: _aio.ServicerContext[_session_pb2.ListSessionsRequest, _abc.Awaitable[_session_pb2.ListSessionsResponse]],
-    ) -> _abc.Awaitable[_session_pb2.ListSessionsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListSessionsResponse, _abc.Awaitable[_session_pb2.ListSessionsResponse]]:
         """Lists the sessions that the caller may see: its own, or all of its tenant with the roles OPERATOR and AUDITOR."""
 
     def UpdateSession(
         self,
         request: _session_pb2.UpdateSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.UpdateSessionRequest, _abc.Awaitable[_session_pb2.UpdateSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.UpdateSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.UpdateSessionResponse, _abc.Awaitable[_session_pb2.UpdateSessionResponse]]:
         """Changes the fields named by the mask. The same values again are OK, and store nothing."""
 
     def SuspendSession(
         self,
         request: _session_pb2.SuspendSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.SuspendSessionRequest, _abc.Awaitable[_session_pb2.SuspendSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.SuspendSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.SuspendSessionResponse, _abc.Awaitable[_session_pb2.SuspendSessionResponse]]:
         """Lets no further step start until ResumeSession: a model call or tool under way ends and is stored, then the turn
         waits. Its approvals can be decided; their time to expire stands still. Again is OK.
         """
@@ -122,22 +205,22 @@ class SessionServiceServicer:
     def ResumeSession(
         self,
         request: _session_pb2.ResumeSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.ResumeSessionRequest, _abc.Awaitable[_session_pb2.ResumeSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.ResumeSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ResumeSessionResponse, _abc.Awaitable[_session_pb2.ResumeSessionResponse]]:
         """Ends a suspension: the turn goes on, and so does the time of its approvals. Again is OK."""
 
     def EndSession(
         self,
         request: _session_pb2.EndSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.EndSessionRequest, _abc.Awaitable[_session_pb2.EndSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.EndSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.EndSessionResponse, _abc.Awaitable[_session_pb2.EndSessionResponse]]:
         """Ends a session: its turns are cancelled, its approvals withdrawn, its watchers' streams end OK. Again is OK."""
 
     def DeleteSession(
         self,
         request: _session_pb2.DeleteSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.DeleteSessionRequest, _abc.Awaitable[_session_pb2.DeleteSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.DeleteSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.DeleteSessionResponse, _abc.Awaitable[_session_pb2.DeleteSessionResponse]]:
         """Hides a session from every call but UndeleteSession: its turns are cancelled, its approvals withdrawn. After the
         time of `--purge-after`, 30 days by default, it is removed for good. Again is OK.
         """
@@ -145,15 +228,15 @@ class SessionServiceServicer:
     def UndeleteSession(
         self,
         request: _session_pb2.UndeleteSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.UndeleteSessionRequest, _abc.Awaitable[_session_pb2.UndeleteSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.UndeleteSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.UndeleteSessionResponse, _abc.Awaitable[_session_pb2.UndeleteSessionResponse]]:
         """Shows a deleted session again, until it is purged; its cancelled turns stay so. Again is OK."""
 
     def WatchEvents(
         self,
         request: _session_pb2.WatchEventsRequest,
-        context: _aio.ServicerContext[_session_pb2.WatchEventsRequest, _abc.AsyncIterator[_session_pb2.WatchEventsResponse]],
-    ) -> _abc.AsyncIterator[_session_pb2.WatchEventsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_pb2.WatchEventsResponse], _abc.AsyncIterator[_session_pb2.WatchEventsResponse]]:
         """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
         Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
@@ -164,29 +247,29 @@ class SessionServiceServicer:
     def ListEvents(
         self,
         request: _session_pb2.ListEventsRequest,
-        context: _aio.ServicerContext[_session_pb2.ListEventsRequest, _abc.Awaitable[_session_pb2.ListEventsResponse]],
-    ) -> _abc.Awaitable[_session_pb2.ListEventsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListEventsResponse, _abc.Awaitable[_session_pb2.ListEventsResponse]]:
         """Returns durable events by pages, for callers without streaming."""
 
     def ListMessages(
         self,
         request: _session_pb2.ListMessagesRequest,
-        context: _aio.ServicerContext[_session_pb2.ListMessagesRequest, _abc.Awaitable[_session_pb2.ListMessagesResponse]],
-    ) -> _abc.Awaitable[_session_pb2.ListMessagesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListMessagesResponse, _abc.Awaitable[_session_pb2.ListMessagesResponse]]:
         """Returns the conversation as a model would see it, tool calls paired with their results."""
 
     def ListCheckpoints(
         self,
         request: _session_pb2.ListCheckpointsRequest,
-        context: _aio.ServicerContext[_session_pb2.ListCheckpointsRequest, _abc.Awaitable[_session_pb2.ListCheckpointsResponse]],
-    ) -> _abc.Awaitable[_session_pb2.ListCheckpointsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListCheckpointsResponse, _abc.Awaitable[_session_pb2.ListCheckpointsResponse]]:
         """Lists the places from which a session can be forked or restored."""
 
     def ForkSession(
         self,
         request: _session_pb2.ForkSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.ForkSessionRequest, _abc.Awaitable[_session_pb2.ForkSessionResponse]],
-    ) -> _abc.Awaitable[_session_pb2.ForkSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ForkSessionResponse, _abc.Awaitable[_session_pb2.ForkSessionResponse]]:
         """Starts a new session with the conversation of this one up to a place. This session is only read, also while a turn
         runs in it. The new session has the same agent version, title, labels and metadata, and a log and an owner of its
         own. No turn runs in it by itself: a turn that was not complete at that place is CANCELLED there, with FORKED.
@@ -197,8 +280,8 @@ class SessionServiceServicer:
     def RestoreCheckpoint(
         self,
         request: _session_pb2.RestoreCheckpointRequest,
-        context: _aio.ServicerContext[_session_pb2.RestoreCheckpointRequest, _abc.Awaitable[_session_pb2.RestoreCheckpointResponse]],
-    ) -> _abc.Awaitable[_session_pb2.RestoreCheckpointResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.RestoreCheckpointResponse, _abc.Awaitable[_session_pb2.RestoreCheckpointResponse]]:
         """Takes a session back to a place by appending an event; nothing is erased.
         From then on the model sees the conversation as it was at that place, and what comes later. A call whose result came
         behind the place is closed by a result that states this. Refused while a turn runs or waits. What tools did is not
@@ -209,12 +292,12 @@ class SessionServiceServicer:
     def ExportSession(
         self,
         request: _session_pb2.ExportSessionRequest,
-        context: _aio.ServicerContext[_session_pb2.ExportSessionRequest, _abc.AsyncIterator[_session_pb2.ExportSessionResponse]],
-    ) -> _abc.AsyncIterator[_session_pb2.ExportSessionResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_pb2.ExportSessionResponse], _abc.AsyncIterator[_session_pb2.ExportSessionResponse]]:
         """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
 
         An event's line is `{"event": …}`, a record's `{"audit": …}`, the last one `{"session_end": …}`. `turnkeeper audit verify FILE` checks the
         records.
         """
 
-def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...
+def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

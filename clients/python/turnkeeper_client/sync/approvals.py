@@ -1,0 +1,121 @@
+# Generated from ../approvals.py by `make sync-client`. Do not edit.
+"""Approvals: find the tool calls that wait for a decision, and decide."""
+
+from collections.abc import Iterator, Sequence
+
+from turnkeeper_client.pb.v1 import approval_pb2, event_pb2
+from turnkeeper_client.pb.v1.approval_pb2 import Approval, ApprovalState
+from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, ApprovalKind
+from turnkeeper_client.requests import WAIT_TIMEOUT, Seconds, duration
+from turnkeeper_client.sync.calls import call, every
+from turnkeeper_client.sync.stubs import Stubs
+
+
+class Approvals:
+    """The approvals of tool calls, across sessions."""
+
+    def __init__(self, stubs: Stubs) -> None:
+        self._stubs = stubs
+
+    def list(
+        self,
+        *,
+        states: Sequence[ApprovalState.ValueType] = (),
+        kind: ApprovalKind.ValueType = event_pb2.APPROVAL_KIND_UNSPECIFIED,
+        session_id: str = "",
+        tool: str = "",
+    ) -> Iterator[Approval]:
+        """Returns the approvals that match every filter given, oldest first; without `states` the decided ones too."""
+        request = approval_pb2.ListApprovalsRequest(states=states, kind=kind, session_id=session_id, tool=tool)
+        return every(self._stubs.approvals.ListApprovals, request, lambda page: page.approvals)
+
+    def get(self, approval_id: str) -> Approval:
+        """Returns one approval as it is now."""
+        request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
+        return (call(self._stubs.approvals.GetApproval, request)).approval
+
+    def wait(self, approval_id: str, *, wait: Seconds | None = None) -> Approval:
+        """Waits until an approval is no longer pending, or for `wait` (default 60 s, at most 120 s), and returns it."""
+        request = approval_pb2.WaitApprovalRequest(approval_id=approval_id, wait=duration(wait))
+        return (call(self._stubs.approvals.WaitApproval, request, timeout=WAIT_TIMEOUT)).approval
+
+    def approve(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Approves the call with exactly the arguments that `approval` shows."""
+        return self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_APPROVE,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
+    def approve_edited(self, approval: Approval, arguments_json: str, *, reason: str = "") -> Approval:
+        """Approves the call with these arguments instead (JSON text). Returns the approval of the next round."""
+        return self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_APPROVE,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+            edited_arguments_json=arguments_json,
+        )
+
+    def reject(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Rejects the call. The model receives `reason` as the call's result."""
+        return self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_REJECT,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
+    def retry(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Starts the call again under the same idempotency key. For kind OUTCOME, where the call had no effect or may
+        run twice.
+        """
+        return self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_RETRY,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
+    def mark_done(self, approval: Approval, *, result_json: str = "", reason: str = "") -> Approval:
+        """Records that the call was done. For kind OUTCOME; `result_json` (JSON text) is what the tool would have
+        returned. Without it, `approval.late_result_json` counts.
+        """
+        return self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_MARK_DONE,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+            result_json=result_json,
+        )
+
+    def give_up(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Leaves the outcome unknown. For kind OUTCOME; the model receives that, and `reason`, as the call's result."""
+        return self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_GIVE_UP,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
+    def decide(
+        self,
+        approval_id: str,
+        *,
+        decision: ApprovalDecision.ValueType,
+        arguments_hash: str,
+        reason: str = "",
+        result_json: str = "",
+        edited_arguments_json: str = "",
+    ) -> Approval:
+        """Decides about the arguments with that hash. Repeating the same decision changes nothing."""
+        request = approval_pb2.DecideApprovalRequest(
+            approval_id=approval_id,
+            decision=decision,
+            arguments_hash=arguments_hash,
+            reason=reason,
+            result_json=result_json,
+            edited_arguments_json=edited_arguments_json,
+        )
+        return (call(self._stubs.approvals.DecideApproval, request)).approval
