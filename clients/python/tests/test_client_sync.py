@@ -16,8 +16,11 @@ import pytest
 
 import turnkeeper_client as asynchronous
 from turnkeeper_client import Credentials, ResumePolicy, sync
+from turnkeeper_client.agents import Agents
+from turnkeeper_client.approvals import Approvals
 from turnkeeper_client.errors import Aborted, ClientClosed, FailedPrecondition, TransportError, Unauthenticated
 from turnkeeper_client.pb.v1 import chat_pb2, error_pb2, session_pb2
+from turnkeeper_client.sessions import Sessions
 from turnkeeper_client_testing.events import completed, delta, done, ended, message_response, started, watch_response
 from turnkeeper_client_testing.server import QUICK, STAY, Refuse, Stage, Step, cut_off, refuse, stage
 
@@ -31,9 +34,9 @@ PAIRS = [
     (asynchronous.Session, sync.Session),
     (asynchronous.EventStream, sync.EventStream),
     (asynchronous.TurnStream, sync.TurnStream),
-    (asynchronous.client.Sessions, sync.client.Sessions),
-    (asynchronous.client.Approvals, sync.client.Approvals),
-    (asynchronous.client.Agents, sync.client.Agents),
+    (Sessions, sync.sessions.Sessions),
+    (Approvals, sync.approvals.Approvals),
+    (Agents, sync.agents.Agents),
 ]
 Result = TypeVar("Result")
 
