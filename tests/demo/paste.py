@@ -105,8 +105,6 @@ async def main() -> None:
     async with Client("{address}") as client:
         session = await client.sessions.create("assistant")
         async for piece in session.stream("{FIRST_QUESTION}").text():
-            if piece.restart:
-                print("\\n(the answer begins anew)")
             print(piece, end="", flush=True)
         print()
 
@@ -130,8 +128,6 @@ async def main() -> None:
         print("May this run?", approval.tool, approval.arguments_json)
         await client.approvals.approve(approval)
         async for piece in stream.text():
-            if piece.restart:
-                print("\\n(the answer begins anew)")
             print(piece, end="", flush=True)
         print()
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,32 @@ times = {{times}}
 [[reply]]
 text = "{WHOLE}"
 """
-AT_ONCE = asyncio.Semaphore(3)
+WAITING_AGENTS = "".join(
+    f"""
+[[agent]]
+name = "{name}"
+instructions = "Use your tools."
+tools = ["current_time", "send_message"]
+policy = [{{ tool = "current_time", action = "auto" }}, {{ tool = "send_message", action = "approve" }}]
+"""
+    for name in ("assistant", "clerk")
+)
+WAITING = """
+[[reply]]
+text = "Let me look."
+tool_calls = [{ name = "current_time", arguments = {} }]
+
+[[reply]]
+after_tools = 1
+text = "I send it."
+tool_calls = [{ name = "send_message", arguments = { to = "Ada", text = "Wait." } }]
+
+[[reply]]
+after_tools = 2
+text = "Done."
+"""
+AT_ONCE = 3
+"""Programs that run at the same time."""
 TIME = 40
 TOOLS = {"Go": ("go",), "TypeScript": ("node", "npm"), "Java": ("java", "mvn")}
 """What must be installed to run each language's part of the guide; each fetches the rest from its registry."""
@@ -53,7 +79,7 @@ async def run(
     *command: str, stdin: str = "", folder: Path = ROOT, seconds: float = TIME, **variables: str
 ) -> tuple[int | None, str]:
     """Runs a command. Returns its exit status and its output."""
-    async with AT_ONCE:
+    async with _slots(asyncio.get_running_loop()):
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=folder,
@@ -69,6 +95,12 @@ async def run(
                 process.kill()
                 await process.wait()
         return process.returncode, printed.decode()
+
+
+@lru_cache(maxsize=1)
+def _slots(_: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+    """Returns the slots of a test: each has a loop of its own."""
+    return asyncio.Semaphore(AT_ONCE)
 
 
 class Printed:
@@ -147,6 +179,34 @@ async def test_every_program_runs(address: str) -> None:
     )
     failed = {name: printed for name, (status, printed) in zip(examples, ended, strict=True) if status != 0}
     assert not failed, "\n".join(f"{name}:\n{printed}" for name, printed in failed.items())
+
+
+async def test_programs_that_show_answers_run_on_turns_with_a_tool_call_and_on_turns_that_wait(
+    mongo_uri: str, database_name: str, tmp_path: Path
+) -> None:
+    """Each turn asks for a tool that runs, and then for one that a person must approve."""
+    agents = tmp_path / "agents.toml"
+    agents.write_text(WAITING_AGENTS)
+    examples = {
+        name: code
+        for name, code in programs(without=("tools-and-agents.md", "authentication.md", "client-tools.md")).items()
+        if "text_of(" in code or ".text()" in code
+    }
+    assert len(examples) >= 5
+    async with (
+        harness.scripted(WAITING) as model,
+        harness.serving(mongo_uri, database_name, model, agents=agents) as running,
+    ):
+        ended = await asyncio.gather(
+            *(
+                run(sys.executable, "-", stdin=program.replace(ADDRESS, running.address), folder=ROOT / "build")
+                for program in examples.values()
+            )
+        )
+    for name, (status, printed) in zip(examples, ended, strict=True):
+        if status:  # a second message is refused while the first one's turn waits: one paragraph tells so
+            assert printed.splitlines()[-1].startswith("turnkeeper_client.errors.Aborted: TURN_IN_PROGRESS: "), name
+            assert printed.count("Traceback") == 1, f"{name}: {printed}"
 
 
 async def test_the_first_session_can_be_pasted(address: str) -> None:

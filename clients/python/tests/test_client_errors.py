@@ -1,6 +1,7 @@
 """What a caller sees when something goes wrong."""
 
 import socket
+import traceback
 from datetime import timedelta
 
 import grpc
@@ -107,3 +108,19 @@ async def test_a_refused_connection_is_reported_with_the_next_step() -> None:
         async with Client(f"127.0.0.1:{bound.getsockname()[1]}", config="mesh") as client:
             with pytest.raises(TransportError, match=r"Is the server started, and is this its port\?$"):
                 await client.agents.get("a")
+
+
+async def test_an_error_is_one_paragraph_with_what_to_do_and_has_one_traceback() -> None:
+    wrong = error_details_pb2.BadRequest(
+        field_violations=[error_details_pb2.BadRequest.FieldViolation(field="wait", description="too long")]
+    )
+    refusal = refuse(error_pb2.SESSION_ERROR_CODE_INVALID_REQUEST)
+    invalid = await error_of(Refuse(status=refusal.status, details=(*refusal.details, wrong)))
+    assert str(invalid) == "INVALID_REQUEST: by the script. wait: too long."
+    failed = await error_of(refuse(error_pb2.SESSION_ERROR_CODE_LLM_RATE_LIMIT, retry_after=timedelta(seconds=2)))
+    assert str(failed).endswith('For another attempt: session.retry("t1"). Wait for 2 s first.')
+    late = await error_of(Refuse(status=grpc.StatusCode.DEADLINE_EXCEEDED))
+    assert str(late).endswith("repeat it with the same request_id.")
+    for error in (invalid, failed, late):
+        assert traceback.format_exception(error)[-1] == f"turnkeeper_client.errors.{type(error).__name__}: {error}\n"
+        assert "".join(traceback.format_exception(error)).count("Traceback") == 1

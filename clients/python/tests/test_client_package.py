@@ -1,14 +1,18 @@
 """The package beside others: the service's own copy of the protos, and targets of every kind."""
 
 import json
+import re
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
+from turnkeeper_client import Client, sync
 from turnkeeper_client.channel import Config, service_config, with_dns
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2
-from turnkeeper_client.requests import STREAM_TIMEOUT, UNARY_TIMEOUT, WAIT_TIMEOUT
+from turnkeeper_client.requests import STREAM_TIMEOUT, UNARY_TIMEOUT, WAIT_TIMEOUT, duration
 
 NAMES: tuple[Config, ...] = ("direct", "mesh")
 METHODS = {
@@ -66,3 +70,28 @@ def test_each_call_has_the_time_of_its_kind_and_streams_are_not_repeated(name: C
 )
 def test_a_name_means_every_replica(target: str, expected: str) -> None:
     assert with_dns(target) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "advice"),
+    [
+        ("http://127.0.0.1:50051", 'write the target without "http://": Client("127.0.0.1:50051")'),
+        ("https://a.example:443/", 'without "https://": Client("a.example:443", credentials=Credentials(ca=…))'),
+        ("grpc://a:1", 'without "grpc://": Client("a:1")'),
+        ("", 'the target is empty; write the host and the port: Client("127.0.0.1:50051")'),
+    ],
+)
+def test_a_target_that_is_a_url_is_refused_with_what_to_write(target: str, advice: str) -> None:
+    for client in (Client, sync.Client):
+        with pytest.raises(ValueError, match=re.escape(advice)):
+            client(target)
+
+
+def test_times_are_seconds_or_timedeltas() -> None:
+    for given in (5, 5.0, timedelta(seconds=5)):
+        assert duration(given) == Duration(seconds=5)
+    assert duration(None) is None
+    assert duration(0) == Duration()
+    for wrong in (-1, float("nan"), float("inf"), "5", True, 1e300, timedelta(seconds=-1)):
+        with pytest.raises(ValueError, match=r"delta_interval=5$"):
+            duration(wrong, "delta_interval")  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.util import find_spec
@@ -12,13 +12,28 @@ from typing import Any
 
 import pytest
 
-from turnkeeper_client import Client, sync
+from turnkeeper_client import Client, Session, sync
 from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_REJECTED
 from turnkeeper_client.pb.v1.chat_pb2 import TURN_STATE_COMPLETED
 
 README = Path(__file__).parents[1] / "README.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 SCRIPT = """
+# Of the clerk's snippets: first answers, then tool calls that wait for a person.
+[[reply]]
+match = "Italy"
+times = 1
+text = "You said: {user}"
+
+[[reply]]
+match = "story"
+times = 2
+text = "You said: {user}"
+
+[[reply]]
+match = "Italy|story"
+tool_calls = [{ name = "send_message", arguments = { to = "Ada", text = "Wait." } }]
+
 [[reply]]
 match = "door"
 tool_calls = [{ name = "send_message", arguments = { to = "Ada", text = "The door is open." } }]
@@ -111,7 +126,10 @@ async def test_every_snippet_runs(
 
         session = await client.sessions.create("clerk")
         await snippet("ask")(session)
-        assert "You said: And of Italy?" in shown()
+        assert "COMPLETED You said: And of Italy?" in shown()
+
+        await snippet("whole_messages")(session)
+        assert shown() == "You said: Tell me a story. []\n"
 
         await snippet("stream")(session)
         assert "You said: Tell me a story." in shown()
@@ -123,6 +141,8 @@ async def test_every_snippet_runs(
         assert shown() == 'send_message {"text":"The door is open.","to":"Ada"}\nI told her.'
         assert len((tmp_path / "outbox.jsonl").read_text().splitlines()) == 1
 
+        await on_waiting_turns(session, shown)
+
         other = await client.sessions.create("clerk")
         turn = await other.send("The door again.")
         await snippet("reject_all")(client)
@@ -133,6 +153,17 @@ async def test_every_snippet_runs(
         await snippet("ask_again")(unlucky, "I am unlucky.")
         turns = [await unlucky.turn(turn.turn_id, wait=timedelta(seconds=10)) async for turn in unlucky.turns()]
         assert [(turn.state, turn.attempt) for turn in turns] == [(TURN_STATE_COMPLETED, 2)]
+
+
+async def on_waiting_turns(session: Session, shown: Callable[[], str]) -> None:
+    """Runs the snippets on sessions with a tool call that was made, and a message whose turn waits for a person."""
+    for name, printed in {
+        "ask": "AWAITING_APPROVAL  ",
+        "whole_messages": " ['send_message']",
+        "stream": '[send_message {"text":"Wait.","to":"Ada"}]',
+    }.items():
+        await snippet(name)(await session.fork())
+        assert printed in shown()
 
 
 def test_every_snippet_is_tried() -> None:

@@ -3,14 +3,19 @@
 import grpc
 import pytest
 
+from turnkeeper_client import Role, name_of
+from turnkeeper_client import text_of as message_text
 from turnkeeper_client.errors import Aborted
 from turnkeeper_client.pb.v1 import error_pb2
 from turnkeeper_client.pb.v1.chat_pb2 import (
     IF_BUSY_ENQUEUE,
     TURN_STATE_AWAITING_APPROVAL,
     TURN_STATE_COMPLETED,
+    Turn,
     TurnState,
 )
+from turnkeeper_client.pb.v1.event_pb2 import DeltaKind
+from turnkeeper_client.pb.v1.message_pb2 import Part
 from turnkeeper_client.streams import TurnStream
 from turnkeeper_client_testing.events import (
     completed,
@@ -134,3 +139,26 @@ async def test_the_stream_itself_drops_what_does_not_count() -> None:
     ]
     async with stage(steps) as on:
         assert summary([event async for event in on.client.session("s1").stream("?")]) == ["a", 3]
+
+
+async def test_whole_messages_are_those_of_the_session() -> None:
+    asks = completed(3, "Let me look.")
+    asks.message_completed.tool_requests.add(tool_call_id="c1", tool="clock", arguments_json="{}")
+    steps = [message_response(started(2), delta(0, "Let"), asks), ended(completed(5, "Noon.", message="m2"), done(6))]
+    async with stage(steps) as on:
+        messages = [message async for message in on.client.session("s1").stream("When?").messages()]
+    assert [(name_of(Role, message.role), message_text(message)) for message in messages] == [
+        ("ASSISTANT", "Let me look."),
+        ("ASSISTANT", "Noon."),
+    ]
+    assert [message.sequence for message in messages] == [3, 5]
+    assert [request.tool for request in messages[0].tool_requests] == ["clock"]
+
+
+def test_the_text_of_what_has_none_is_empty_and_every_value_has_a_name() -> None:
+    turn = Turn(state=TURN_STATE_AWAITING_APPROVAL)
+    assert (message_text(turn), name_of(TurnState, turn.state)) == ("", "AWAITING_APPROVAL")
+    assert message_text(Turn(answer=[Part(text="a"), Part(), Part(text="b")])) == "ab"
+    assert message_text(completed(3, "x").message_completed) == "x"
+    assert name_of(TurnState, TurnState.ValueType(99)) == "99"
+    assert name_of(DeltaKind, 1) == "TEXT"

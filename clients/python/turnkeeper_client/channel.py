@@ -37,6 +37,20 @@ def settled(target: str, config: Config, options: Sequence[ChannelOption]) -> tu
     return (with_dns(target) if config == "direct" else target), list(dict(chosen).items())
 
 
+def check_target(target: str) -> None:
+    """Raises ValueError for a URL, and for nothing: a target is a host with its port, or a name of gRPC's own kind."""
+    scheme, url, rest = target.partition("://")
+    if not url and target.strip() == target != "":
+        return
+    if not target.strip():
+        raise ValueError('the target is empty; write the host and the port: Client("127.0.0.1:50051")')
+    if scheme.lower() not in ("http", "https", "grpc", "grpcs", "tcp"):
+        return
+    address = rest.rstrip("/")
+    tls = ", credentials=Credentials(ca=…)" if scheme.lower() in ("https", "grpcs") else ""
+    raise ValueError(f'write the target without "{scheme}://": Client("{address}"{tls})')
+
+
 def with_dns(target: str) -> str:
     """Returns `target` as a DNS name that resolves to every replica, unless it names another scheme."""
     if "://" in target or target.startswith(("unix:", "unix-abstract:", "ipv4:", "ipv6:", "dns:", "xds:", "vsock:")):

@@ -10,6 +10,40 @@ from turnkeeper_client.pb.v1 import error_pb2
 from turnkeeper_client.pb.v1.error_pb2 import RetryAdvice, SessionErrorCode
 from turnkeeper_client.pb.v1.event_pb2 import Event
 
+ADVICE = (
+    ("Connection refused", "Is the server started, and is this its port?"),
+    ("DNS resolution failed", "Is the name of the host right?"),
+    ("SSL", "Does the server have TLS, and do these credentials fit it?"),
+    ("handshake", "Does the server have TLS, and do these credentials fit it?"),
+    ("Socket closed", "Does the server expect TLS? Then give credentials=Credentials(ca=…)."),
+)
+"""What to look at after a failure of the connection, by what gRPC wrote about it."""
+STATUS_ADVICE = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "It may have been carried out; repeat it with the same request_id.",
+    grpc.StatusCode.UNIMPLEMENTED: "Is this a Turnkeeper server, and as new as this client?",
+}
+
+
+def one_paragraph(*sentences: str) -> str:
+    """Returns the sentences as one line of text, each with its full stop."""
+    lines = (" ".join(sentence.split()) for sentence in sentences if sentence)
+    return " ".join(line if line.endswith((".", "!", "?")) else f"{line}." for line in lines)
+
+
+def transport_advice(status: grpc.StatusCode, message: str) -> str:
+    """Returns what to do after a call that the service did not answer; "" if that is not known."""
+    return next((sentence for text, sentence in ADVICE if text in message), STATUS_ADVICE.get(status, ""))
+
+
+def session_advice(details: "Details") -> list[str]:
+    """Returns what an error's message has not: the fields that are wrong, how long to wait, how to retry a turn."""
+    advice = [f"{field}: {problem}" for field, problem in details.fields.items()]
+    if details.retry == error_pb2.RETRY_ADVICE_RETRY_TURN and details.turn_id:
+        advice.append(f'For another attempt: session.retry("{details.turn_id}")')
+    if details.retry_after is not None:
+        advice.append(f"Wait for {details.retry_after.total_seconds():g} s first")
+    return advice
+
 
 class TurnkeeperError(Exception):
     """Anything that this package raises."""
@@ -37,7 +71,7 @@ class TransportError(TurnkeeperError):
     """
 
     def __init__(self, status: grpc.StatusCode, message: str) -> None:
-        super().__init__(f"{status.name}: {message}")
+        super().__init__(one_paragraph(f"{status.name}: {message}", transport_advice(status, message)))
         self.status = status
         self.message = message
 
@@ -67,7 +101,7 @@ class SessionError(TurnkeeperError):
     """The service refused the call, or the turn failed. Catch a family, or look at `code`."""
 
     def __init__(self, status: grpc.StatusCode, message: str, details: Details) -> None:
-        super().__init__(f"{details.reason}: {message}")
+        super().__init__(one_paragraph(f"{details.reason}: {message}", *session_advice(details)))
         self.status = status
         self.message = message
         # A number that this version has no name for keeps its `reason`.

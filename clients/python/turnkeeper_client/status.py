@@ -13,8 +13,6 @@ from turnkeeper_client.errors import FAMILIES, Details, SessionError, TransportE
 from turnkeeper_client.pb.v1.error_pb2 import SessionErrorCode, SessionErrorDetail
 
 DOMAIN = "turnkeeper"
-REFUSED = "Connection refused"
-UNREACHED = ". Is the server started, and is this its port?"
 DETAILS_KEY = "grpc-status-details-bin"
 CODE_PREFIX = "SESSION_ERROR_CODE_"
 
@@ -32,8 +30,7 @@ def from_rpc_error(error: Failure) -> SessionError | TransportError:
     message = error.details() or ""
     details = read_details(error)
     if details is None:
-        advice = UNREACHED if REFUSED in message else ""
-        return TransportError(error.code(), message + advice)
+        return TransportError(error.code(), message)
     return FAMILIES.get(error.code(), SessionError)(error.code(), message, details)
 
 

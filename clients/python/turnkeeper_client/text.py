@@ -5,28 +5,40 @@ from typing import Self
 
 from turnkeeper_client.delivered import PartialMessages
 from turnkeeper_client.pb.v1.event_pb2 import DELTA_KIND_TEXT, Event, MessageCompleted
+from turnkeeper_client.screen import Screen
 
 
 class TextPiece(str):
-    """Text of a message that is new to the reader: print it as it is.
+    """Text of a message that is new to the reader. `print(piece, end="")` shows the message exactly.
 
     `offset` is where it begins, in UTF-8 bytes of that message. `restart`: what was shown of the message before it
     does not count any more, because another attempt writes it anew; begin with this text. It is empty where that
     attempt's message has no text.
+
+    `print` takes `str(piece)`. On a terminal that first erases what does not count, and has an escape for each control
+    character of the model. Elsewhere, and where nothing can be erased, a line tells that the answer begins anew. All
+    else (`+`, `join`, a slice, a comparison) has the text alone.
     """
 
-    __slots__ = ("message_id", "offset", "restart")
+    __slots__ = ("message_id", "offset", "printed", "restart")
 
     message_id: str
     offset: int
     restart: bool
+    printed: str
 
-    def __new__(cls, text: str, *, message_id: str, offset: int, restart: bool = False) -> Self:
+    def __new__(
+        cls, text: str, *, message_id: str, offset: int, restart: bool = False, printed: str | None = None
+    ) -> Self:
         instance = super().__new__(cls, text)
         instance.message_id = message_id
         instance.offset = offset
         instance.restart = restart
+        instance.printed = text if printed is None else printed
         return instance
+
+    def __str__(self) -> str:
+        return self.printed
 
 
 @dataclass(slots=True)
@@ -53,6 +65,7 @@ class TextAssembler:
         self._writing: dict[str, str] = {}
         self._withdrawn: set[str] = set()
         self._last = ""
+        self._screen = Screen()
 
     def add(self, event: Event) -> TextPiece | None:
         """Adds one event. Returns the text that is new with it, or None."""
@@ -121,4 +134,5 @@ class TextAssembler:
     def _next_text(self, turn_id: str, text: str, message_id: str, offset: int) -> TextPiece:
         restart = turn_id in self._withdrawn
         self._withdrawn.discard(turn_id)
-        return TextPiece(text, message_id=message_id, offset=offset, restart=restart)
+        printed = self._screen.added(text, message_id, restart=restart)
+        return TextPiece(text, message_id=message_id, offset=offset, restart=restart, printed=printed)

@@ -83,7 +83,7 @@ class Load:
     async def _tell(self, session: Session, label: str) -> None:
         shown, stream = "", session.stream(f"tell {label}", request_id=label)
         async for text in stream.text():
-            shown = str(text) if text.restart else shown + text
+            shown = text[:] if text.restart else shown + text
         self.counts.streams += 1
         turn = stream.turn
         if turn is None or turn.state != chat_pb2.TURN_STATE_COMPLETED:

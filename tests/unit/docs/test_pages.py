@@ -10,7 +10,7 @@ from tests.unit.docs.pages import DOCS, PAGES, ROOT
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 FENCE = re.compile(r"```.*?```", re.DOTALL)
 CODE = re.compile(r"```\w+\n(.*?)```", re.DOTALL)
-PRINTS_TEXT = re.compile(r"\.text\(\):|content_delta\.text|contentDelta|ContentDelta\(\)")
+PRINTS_DELTAS = re.compile(r"content_delta\.text|contentDelta|ContentDelta\(\)")
 FOREIGN = re.compile(r"\.\./shared|/work/|/root/|/home/|/usr/local/")
 
 
@@ -38,8 +38,8 @@ def test_a_page_names_no_place_of_a_machine(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_program_that_shows_an_answer_has_a_rule_for_one_that_begins_anew(page: Path) -> None:
-    shows = [code for code in CODE.findall(page.read_text(encoding="utf-8")) if PRINTS_TEXT.search(code)]
+def test_a_program_that_shows_deltas_itself_has_a_rule_for_one_that_begins_anew(page: Path) -> None:
+    shows = [code for code in CODE.findall(page.read_text(encoding="utf-8")) if PRINTS_DELTAS.search(code)]
     assert [code for code in shows if not re.search("restart", code, re.IGNORECASE)] == []
 
 

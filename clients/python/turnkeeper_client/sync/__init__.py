@@ -11,6 +11,10 @@ Errors, messages and helpers are those of `turnkeeper_client`.
 
 from turnkeeper_client.batch import Batch
 from turnkeeper_client.credentials import Credentials
+from turnkeeper_client.helpers import name_of, text_of
+from turnkeeper_client.pb.v1.approval_pb2 import ApprovalState
+from turnkeeper_client.pb.v1.chat_pb2 import IfBusy, TurnState
+from turnkeeper_client.pb.v1.message_pb2 import Role
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.sync.client import Client
 from turnkeeper_client.sync.session import Session
@@ -18,13 +22,19 @@ from turnkeeper_client.sync.streams import EventStream, TurnStream
 from turnkeeper_client.text import TextAssembler, TextPiece
 
 __all__ = [
+    "ApprovalState",
     "Batch",
     "Client",
     "Credentials",
     "EventStream",
+    "IfBusy",
     "ResumePolicy",
+    "Role",
     "Session",
     "TextAssembler",
     "TextPiece",
+    "TurnState",
     "TurnStream",
+    "name_of",
+    "text_of",
 ]

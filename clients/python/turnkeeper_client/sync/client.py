@@ -7,7 +7,7 @@ from typing import Self
 
 import grpc
 
-from turnkeeper_client.channel import ChannelOption, Config, settled
+from turnkeeper_client.channel import ChannelOption, Config, check_target, settled
 from turnkeeper_client.credentials import Credentials, is_local
 from turnkeeper_client.pb.v1.audit_pb2 import ExportAuditRequest
 from turnkeeper_client.requests import STREAM_TIMEOUT
@@ -30,7 +30,8 @@ class Client:
     that were UNAVAILABLE; `mesh` leaves all that to the sidecar. `credentials`: for TLS and tokens; None is plain text.
     `resume`: how patient streams are. `channel_options`: gRPC's own; they override the package's.
 
-    Raises ValueError for a token that would go to another machine in plain text, except with `mesh`.
+    `target`: host and port, without `http://`. Raises ValueError for a URL, and for a token that would go to another
+    machine in plain text, except with `mesh`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Client:
         resume: ResumePolicy = PATIENT,
         channel_options: Sequence[ChannelOption] = (),
     ) -> None:
+        check_target(target)
         given = credentials if isinstance(credentials, Credentials) else Credentials()
         channel_credentials = given.tls() if isinstance(credentials, Credentials) else credentials
         if given.token is not None and channel_credentials is None and config == "direct" and not is_local(target):

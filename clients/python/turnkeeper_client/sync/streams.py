@@ -7,8 +7,10 @@ from contextlib import closing
 from turnkeeper_client.batch import Batch, Response
 from turnkeeper_client.delivered import DeliveredEvents
 from turnkeeper_client.errors import SessionError, TransportError, Unauthenticated, UnknownEvent
+from turnkeeper_client.helpers import message_of
 from turnkeeper_client.pb.v1.chat_pb2 import StreamMessageResponse, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
+from turnkeeper_client.pb.v1.message_pb2 import Message
 from turnkeeper_client.resume import Patience, ResumePolicy
 from turnkeeper_client.sync.tokens import Tokens
 from turnkeeper_client.sync.wire import StreamCall, responses_of, sleep, translated_errors
@@ -145,12 +147,22 @@ class TurnStream(EventStream):
         return self._turn
 
     def text(self) -> Generator[TextPiece, None, None]:
-        """Yields the model's text as it arrives. The texts from the last one with `restart` on, joined, are exact."""
+        """Yields the model's text as it arrives. `print(piece, end="")` in a loop shows it exactly, on a terminal, too.
+
+        The pieces from the last one with `restart` on, joined, are the exact text.
+        """
         with closing(iter(self)) as events:
             for event in events:
                 text = self._texts.add(event)
                 if text is not None:
                     yield text
+
+    def messages(self) -> Generator[Message, None, None]:
+        """Yields the model's messages, each once it is whole: the answer, and those that ask for tools before it."""
+        with closing(iter(self)) as events:
+            for event in events:
+                if event.HasField("message_completed"):
+                    yield message_of(event)
 
     def _settle(self, response: Response) -> None:
         super()._settle(response)
