@@ -12,8 +12,9 @@ from turnkeeper.terminal.exit_codes import ExitCode
 from turnkeeper.terminal.failures import CommandFailed
 from turnkeeper.terminal.lookup import find_session
 from turnkeeper.terminal.names import ago, in_one_line, shortened, word
-from turnkeeper_client.calls import call, new_request_id
+from turnkeeper_client.calls import call
 from turnkeeper_client.pb.v1 import session_pb2
+from turnkeeper_client.requests import new_request_id
 
 SESSION = Annotated[str, typer.Argument(metavar="SESSION", help="id of a session, or its last 6 characters or more")]
 
