@@ -69,7 +69,8 @@ def rendered(columns: int, *printed: str) -> list[str]:
 )
 def test_what_counts_is_on_the_screen_and_nothing_else(parts: list[tuple[str, bool, bool]], columns: int) -> None:
     """Each part is the text of a piece, whether it restarts its message, and whether it begins another one."""
-    screen, printed, message = Screen(), [], 0
+    printed: list[str] = []
+    screen, message = Screen(), 0
     kept, current = "", ""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client_screen, "terminal_size", lambda: (columns, LINES))

@@ -31,7 +31,8 @@ def name_of(enum: Enum, value: int) -> str:
     if known is None:
         return str(int(value))
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper()
-    return known.name.removeprefix(f"{prefix}_")
+    name: str = known.name
+    return name.removeprefix(f"{prefix}_")
 
 
 def message_of(event: Event) -> Message:
