@@ -28,8 +28,8 @@ setup: ## install everything into .venv; the others do it, too
 		start=$$(date +%s) && $(MAKE) --no-print-directory build/project.stamp \
 		&& echo "set-up: ready in $$(( $$(date +%s) - start )) s"; }
 
-run: setup ## start database, model and server, and leave them running
-	@$(BIN)/python -m tests.demo.run
+run: setup ## turnkeeper dev: something to talk to and to approve (DEV_ARGS="--tools my.py")
+	@$(BIN)/turnkeeper dev $(if $(PORT),--port $(PORT)) $(if $(DATA),--data-dir $(DATA)) $(DEV_ARGS)
 
 demo: setup ## the whole product on real parts, each step checked
 	@$(BIN)/python -m tests.demo

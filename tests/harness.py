@@ -20,6 +20,7 @@ from grpc import aio
 from tests.guarded_database import LEAST_RIGHTS, SERVICE
 from turnkeeper import app
 from turnkeeper.identity.credential import Authenticator
+from turnkeeper.model.playback import Chooser
 from turnkeeper.model.script import Script
 from turnkeeper.model.script_file import parse_script
 from turnkeeper.model.scripted import ScriptedModel
@@ -117,9 +118,10 @@ def stubs_on(channel: aio.Channel, address: str) -> Stubs:
 
 
 @contextlib.asynccontextmanager
-async def scripted(script: str | Script) -> AsyncIterator[ScriptedModel]:
-    """Starts a model that plays this script (TOML)."""
-    async with ScriptedModel(parse_script(script) if isinstance(script, str) else script) as model:
+async def scripted(script: str | Script | Chooser) -> AsyncIterator[ScriptedModel]:
+    """Starts a model that plays this script (TOML), or that answers as the chooser does."""
+    script = parse_script(script) if isinstance(script, str) else script
+    async with ScriptedModel(script) if isinstance(script, Script) else ScriptedModel(chooser=script) as model:
         yield model
 
 

@@ -3,22 +3,24 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from turnkeeper import agents_file
 from turnkeeper.admission.gate import resting
 from turnkeeper.assembly import Configured, Replica
 from turnkeeper.audit.signing import Signer
 from turnkeeper.bootstrap import background, open_database
+from turnkeeper.configured_files import ConfiguredFiles
 from turnkeeper.database_state import NotifyState
+from turnkeeper.domain.agent import Agent
 from turnkeeper.identity.checks import checks_of
 from turnkeeper.identity.credential import Authenticator
 from turnkeeper.identity.principals import Principals
 from turnkeeper.limits.limits_file import LimitsFile
 from turnkeeper.model.by_agent import Models, provider_of
+from turnkeeper.model.openai_client import Provider
 from turnkeeper.rpc import health_port
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.health import Health
@@ -28,12 +30,11 @@ from turnkeeper.rpc.server import OUR_METHODS, SERVICES
 from turnkeeper.settings import Settings
 from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import SettingError
+from turnkeeper.store.changeset import Changeset, Committed
 from turnkeeper.store.mongo import next_schema
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.setup import Options
 from turnkeeper.telemetry.setup import start as start_telemetry
-from turnkeeper.tools import tools_file
-from turnkeeper.tools.python import PythonTools
 from turnkeeper.tools.toolbox import Toolbox
 
 logger = logging.getLogger("turnkeeper")
@@ -53,6 +54,30 @@ class Running:
     """`host:port` of the health port; empty without one."""
     set_database: NotifyState
     """Sets the private database's state. Called at each report of the supervisor, if that runs the database."""
+    reload: Callable[[], Awaitable[None]]
+    """Reads the files of agents and tools again, for new sessions and for calls that start from now on.
+
+    Raises one of `cannot_start.ERRORS`, and then leaves everything as it is.
+    """
+    agents: Mapping[str, Agent]
+    """The agents by name, as they are after the last reading."""
+    toolbox: Toolbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Development:
+    """What `turnkeeper dev` adds to a server. The defaults are those of `turnkeeper serve`."""
+
+    progress: Callable[[str], None] = lambda _: None
+    """Called with `database`, `model` and `server` before each of them starts."""
+    provider: Callable[[Settings, Mapping[str, str], AsyncExitStack], Awaitable[tuple[Provider | None, str]]] = (
+        provider_of
+    )
+    """Returns the provider of agents without a `base_url`, and the default model's name."""
+    provider_of: Callable[[Agent], Provider | None] | None = None
+    """Returns the provider of one such agent; None: all have the same."""
+    observe: Callable[[Changeset, Committed], None] | None = None
+    """Called with each changeset that is stored; must not raise."""
 
 
 @contextlib.asynccontextmanager
@@ -65,13 +90,15 @@ async def serving(  # noqa: PLR0913 - what tests replace
     new_store: Callable[..., MongoStore] = MongoStore,
     authenticator: Authenticator | None = None,
     recheck: float = RECHECK_S,
+    development: Development | None = None,
 ) -> AsyncIterator[Running]:
     """Starts a server, and yields once it accepts calls. Drains and closes it at the end of the block.
 
     `share_port`: other processes of the same supervisor listen on the port, too. `shutdown`: the drain skips its delay
     if that is interrupted by then. `new_store` is called with the arguments of MongoStore, and returns the store that
     the server uses. `authenticator` checks credentials in place of the one that the settings choose, every
-    `recheck` seconds of a stream again. Raises one of `cannot_start.ERRORS`.
+    `recheck` seconds of a stream again. `development` has what `turnkeeper dev` adds. Raises one of
+    `cannot_start.ERRORS`.
     """
     principals, checks, schema = Principals(settings.principals), checks_of(settings), next_schema.schema_of(environ)
     limits = LimitsFile(settings.limits, methods=OUR_METHODS)
@@ -84,16 +111,15 @@ async def serving(  # noqa: PLR0913 - what tests replace
         health_address = await stack.enter_async_context(
             health_port.serving(health, settings.health_at, settings.health_port, share_port=share_port)
         )
+        files, development = ConfiguredFiles(settings), development or Development()
+        development.progress("database")
         database = await open_database(
             settings.mongodb_uri, shutdown, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
-        provider, default_model = await provider_of(settings, environ, stack)
-        toolbox = Toolbox(
-            [tools := PythonTools(tools_file.with_installed(settings.tools))], record_content=settings.record_content
-        )
-        agents = agents_file.load(
-            settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model, toolbox=toolbox
-        )
+        development.progress("model")
+        provider, default_model = await development.provider(settings, environ, stack)
+        files.read_agents(default_model=default_model)
+        agents, toolbox = files.agents, files.toolbox
         if provider is None and any(not agent.base_url for agent in agents.values()):
             ways = "set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, or give each agent a base_url"
             raise SettingError(f"no model is set: {ways}")
@@ -113,10 +139,10 @@ async def serving(  # noqa: PLR0913 - what tests replace
             watched.report_to(telemetry.metrics.reloaded)
         checks.rest_in(resting)
         await stack.enter_async_context(background(principals.run, limits.run, *checks.jobs))
-        tools.threads.record = telemetry.metrics.tool_threads
+        files.tools.threads.record = telemetry.metrics.tool_threads
         if telemetry.prometheus_address:
             logger.info("metrics are served on http://%s/metrics", telemetry.prometheus_address)
-        models = Models(provider, settings, environ)
+        models = Models(provider, settings, environ, default_of=development.provider_of)
         stack.push_async_callback(models.close)
         models.check(agents.values())
         store = new_store(
@@ -132,7 +158,10 @@ async def serving(  # noqa: PLR0913 - what tests replace
         stack.push_async_callback(store.close)
         await store.open(wait=settings.database_wait)
         callers = CallerCheck(authenticator or checks.authenticator, principals, recheck=recheck)
-        configured = Configured(agents, models, toolbox, callers, limits, checks.certificate, signer)
+        configured = Configured(
+            agents, models, toolbox, callers, limits, checks.certificate, signer, observe=development.observe
+        )
+        development.progress("server")
         replica = Replica(settings, store, configured, telemetry, schema=schema)
         await replica.auditing.record_agents(agents.values())
         page_tokens = PageTokens(await store.secret("page_tokens"))
@@ -145,4 +174,9 @@ async def serving(  # noqa: PLR0913 - what tests replace
             *(version("turnkeeper"), at, settings.identity, settings.database, store.hosts, settings.replica),
             ", ".join(agents),
         )
-        yield Running(at, port, database.uri, url, health_address, server.set_database)
+
+        async def reload() -> None:
+            await files.reload(models.check)
+            await replica.auditing.record_agents(agents.values())
+
+        yield Running(at, port, database.uri, url, health_address, server.set_database, reload, agents, toolbox)

@@ -72,6 +72,7 @@ from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.rpc.visible import VisibleSessions
 from turnkeeper.settings import Settings
 from turnkeeper.shutdown_signals import ShutdownRequest
+from turnkeeper.store.changeset import Changeset, Committed
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.setup import Telemetry
@@ -89,6 +90,8 @@ class Configured:
     limits: LimitsFile
     certificate: ServerCertificate | None
     signer: Signer | None
+    observe: Callable[[Changeset, Committed], None] | None = None
+    """Called with each changeset that is stored; must not raise."""
 
 
 class Replica:
@@ -130,6 +133,8 @@ class Replica:
         )
         sign = configured.signer.sign if configured.signer else None
         self.auditing = Auditing(store, sign=sign, replica=settings.replica, sources=sources)
+        if configured.observe is not None:
+            self._log_writer.observe = configured.observe
         load = self._log_writer.load
         load.limit.set_most(settings.calls_at_work)
         self._gate = Gate(load, settings.accept_wait, jitter=self._rng.random, recorder=metrics, memory=memory)

@@ -92,6 +92,7 @@ class CommandLine(argparse.ArgumentParser):
 
 
 SERVER_COMMANDS = (
+    ("dev", "database, model and server on one screen, to try agents and tools"),
     ("serve", "serve the API"),
     ("model", "serve a model on this machine"),
     ("credentials", "write credentials to try identity with"),
@@ -137,6 +138,8 @@ def _parser() -> CommandLine:
         fill=_add_settings,
     )
     serve.set_defaults(run=_serve, parser=serve)
+    dev = commands.add_parser("dev", help="database, model and server on one screen", fill=_add_dev)
+    dev.set_defaults(run=_dev, parser=dev)
     model = commands.add_parser("model", help="serve a model on this machine").add_subparsers(
         required=True, metavar="KIND"
     )
@@ -202,6 +205,18 @@ def _serve(args: argparse.Namespace) -> int:
     from turnkeeper import serve  # noqa: PLC0415
 
     return serve.run(args)
+
+
+def _add_dev(parser: argparse.ArgumentParser) -> None:
+    from turnkeeper.dev import command  # noqa: PLC0415
+
+    command.add_arguments(parser)
+
+
+def _dev(args: argparse.Namespace) -> int:
+    from turnkeeper.dev import command  # noqa: PLC0415
+
+    return command.run(args)
 
 
 def _add_scripted(parser: argparse.ArgumentParser) -> None:

@@ -1,1 +1,1 @@
-"""The product on real parts: a tour that checks itself (`make demo`), and the parts left running (`make run`)."""
+"""The product on real parts: a tour that checks itself, `make demo`."""

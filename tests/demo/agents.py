@@ -1,6 +1,5 @@
-"""The agents of the demo and of `make run`: the service's samples, with a scripted model where tools are called."""
+"""The agents of the demo: the service's samples, with a scripted model where tools are called."""
 
-import re
 from pathlib import Path
 
 from turnkeeper import agents_file
@@ -13,15 +12,6 @@ _NO_KEY = "TURNKEEPER_NO_KEY"
 def samples(*, clerk_at: str) -> str:
     """Returns the sample agents (TOML). The clerk's model is the one at `clerk_at`: it must call tools."""
     return _served_by(agents_file.SAMPLES.read_text(encoding="utf-8"), "clerk", clerk_at)
-
-
-def port_in(file: Path) -> int:
-    """Returns the port of the scripted model in a file of `samples`; 0 if there is none.
-
-    A session keeps the agent that it began with, its model's address included, so the next run takes the same port.
-    """
-    match = re.search(r'base_url = "http://127\.0\.0\.1:(\d+)/', file.read_text() if file.exists() else "")
-    return int(match[1]) if match else 0
 
 
 def demo(*, scripted: str, needs_approval: bool) -> str:

@@ -13,17 +13,17 @@ import pytest
 import pytest_asyncio
 
 from tests import harness
-from tests.demo import paste, ports
+from tests.demo import ports
 from tests.unit.docs.pages import DOCS, PAGES, ROOT, blocks
+from turnkeeper.dev.models import SCRIPT
 from turnkeeper.model.script_file import load_script
+from turnkeeper.model.typed_calls import TypedCalls
 from turnkeeper_client import Client
 
 ADDRESS = "127.0.0.1:50051"
-"""Where the documents expect the server of `make run`."""
+"""Where the documents expect the server of `turnkeeper dev`."""
 NO_CREDENTIALS = ("--identity", "none")
-"""As `make run`: the programs have no tokens, so that their sessions have no twins in a second tenant either."""
-SCRIPT = ROOT / "tests/demo/clerk.toml"
-"""The replies of the clerk's model in `make run`."""
+"""As `turnkeeper dev`: the programs have no tokens, so that their sessions have no twins in a second tenant either."""
 HALF, WHOLE = "The capital of France is one that nobody", "Paris is the capital of France."
 """What the model writes until its server is killed, and what it writes anew."""
 ANEW = "(the answer begins anew)"
@@ -162,7 +162,7 @@ def programs(*, without: Sequence[str]) -> Mapping[str, str]:
 @pytest_asyncio.fixture
 async def address(mongo_uri: str, database_name: str) -> AsyncIterator[str]:
     async with (
-        harness.scripted(load_script(SCRIPT)) as model,
+        harness.scripted(TypedCalls(load_script(SCRIPT))) as model,
         harness.serving(mongo_uri, database_name, model, identity="none") as running,
     ):
         yield running.address
@@ -227,7 +227,6 @@ async def test_programs_that_print_an_answer_are_exact_when_its_server_is_killed
     pages = ("README.md", "docs/guide/first-session.md", "clients/python/README.md")
     codes = {page: blocks((ROOT / page).read_text(), "python") for page in pages}
     answers = {page: next(code for code in codes[page] if ".text()" in code) for page in pages}
-    answers["make run"] = paste.python_talk(ADDRESS).partition("\n")[2].removesuffix("END")
     async with harness.scripted(CUT.replace("{times}", str(len(answers)))) as model, asyncio.TaskGroup() as group:
         async with harness.server_process(mongo_uri, database_name, model, flags=flags) as killed:
             running = {name: Printed(code.replace(ADDRESS, killed.address)) for name, code in answers.items()}

@@ -101,6 +101,14 @@ class Agent:
             return replace(rule, action=PolicyAction.APPROVE)
         return rule
 
+    def reason_for(self, spec: ToolSpec) -> str:
+        """Returns, for people, what of the agent or the tool makes `rule_for` act as it does."""
+        rule = self.rule_covering(spec.name)
+        named = "" if rule is None else f"rule {self.policy.index(rule) + 1}, tool = {rule.tool!r}"
+        if spec.asks and self.rule_named(spec.name, spec.tool_class).action in (PolicyAction.AUTO, PolicyAction.NOTIFY):
+            return f"the tool asks itself, whatever {named or 'its class'} allows"
+        return named or f"no rule names it, and it is {spec.tool_class}"
+
     def rule_named(self, tool: str, tool_class: ToolClass) -> PolicyRule:
         """Returns the first rule that covers the tool. Without one, READ_ONLY tools run, others need approval."""
         rule = self.rule_covering(tool)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -32,9 +32,19 @@ logger = logging.getLogger(__name__)
 class Models:
     """The model of each agent; agents that reach one address in one way share a client."""
 
-    def __init__(self, default: Provider | None, settings: Settings, environ: Mapping[str, str]) -> None:
-        """`default` serves the agents without a `base_url`; `environ` holds the keys that agents name."""
-        self._default = default
+    def __init__(
+        self,
+        default: Provider | None,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        default_of: Callable[[Agent], Provider | None] | None = None,
+    ) -> None:
+        """`default` serves the agents without a `base_url`; `environ` holds the keys that agents name.
+
+        `default_of` chooses the provider of each such agent instead.
+        """
+        self._default_of = default_of or (lambda _: default)
         self._environ = environ
         self._deadlines = Deadlines(
             first_token=settings.first_token, between_tokens=settings.between_tokens, total=settings.answer_time
@@ -62,7 +72,7 @@ class Models:
 
     def _connected(self, agent: Agent) -> Model:
         """Returns the agent's model. Raises ValueError for what cannot be used."""
-        provider = self._default
+        provider = self._default_of(agent)
         if agent.base_url or provider is None:
             key = value_of(self._environ, agent.api_key_env or "OPENAI_API_KEY") or "none"
             provider = Provider(base_url=agent.base_url or CLOUD, api_key=key)

@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import orjson
 
@@ -37,6 +37,16 @@ class ChatRequest:
     key: str
     """Equal for equal messages."""
     input_tokens: int
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The JSON Schema of each offered tool's arguments, by the tool's name."""
+
+
+class Chooser(Protocol):
+    """What decides on the answers of a scripted model."""
+
+    def choose(self, chat: ChatRequest) -> tuple[int, Reply] | None:
+        """Returns the reply to a request, and a number that names its rule; None if there is no reply."""
+        ...
 
 
 class Player:
@@ -85,6 +95,7 @@ def read_request(body: bytes) -> ChatRequest:
         turn=len(users),
         key=hashlib.sha256(text).hexdigest()[:12],
         input_tokens=len(text) // 4,
+        tools=_tools(request.get("tools")),
     )
 
 
@@ -187,6 +198,13 @@ def _filled(text: str, reply: Reply, chat: ChatRequest, *, in_json: bool = False
     if in_json:
         values = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
     return _PLACEHOLDER.sub(lambda name: values.get(name[1], name[0]), text)
+
+
+def _tools(tools: object) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the parameters of the functions in a request's `tools`, as far as they can be read."""
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    known = [function for function in functions if isinstance(function, dict)]
+    return {str(function.get("name")): function.get("parameters") or {} for function in known}
 
 
 def _content(message: dict[str, object]) -> str:

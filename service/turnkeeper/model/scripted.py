@@ -13,7 +13,7 @@ from aiohttp import web
 from turnkeeper.model import playback
 from turnkeeper.model.delivery import Delivery, error_response
 from turnkeeper.model.exchanges import Exchanges, Outcome
-from turnkeeper.model.playback import BadChatRequest, Player
+from turnkeeper.model.playback import BadChatRequest, Chooser, Player
 from turnkeeper.model.script import Script
 from turnkeeper.model.script_file import ECHO, parse_script
 
@@ -33,13 +33,22 @@ class ScriptedModel:
     """
 
     def __init__(
-        self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0, record: Path | None = None
+        self,
+        script: Script | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        record: Path | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
-        """Without a script the server echoes. Port 0 takes a free one. Request bodies are appended to `record`."""
+        """Without a script the server echoes. Port 0 takes a free one. Request bodies are appended to `record`.
+
+        `chooser` decides on the answers in place of the script.
+        """
         self.exchanges = Exchanges(keep=_KEPT_EXCHANGES, file=record)
         self.base_url = ""
         self._script = script or parse_script(ECHO)
-        self._player = Player(self._script)
+        self._player = chooser or Player(self._script)
         self._host = host
         self._port = port
         self._stopping = asyncio.Event()

@@ -108,7 +108,7 @@ def start(
     stream = stream or sys.stderr
     as_json = not stream.isatty() if as_json is None else as_json
     handler = _LogHandler(stream)
-    handler.addFilter(_worth_a_line)
+    handler.addFilter(worth_a_line)
     handler.setFormatter(JsonLines(replica, Redactor(secrets)) if as_json else PlainLines(replica, Redactor(secrets)))
     return Logs(handler, level=level)
 
@@ -178,7 +178,7 @@ def _log_unraisable(raised: "sys.UnraisableHookArgs") -> None:
     logger.warning("an exception could not be raised where it happened; the server goes on", exc_info=raised.exc_value)
 
 
-def _worth_a_line(record: logging.LogRecord) -> bool:
+def worth_a_line(record: logging.LogRecord) -> bool:
     """Returns True for all records of the service, and for those of libraries from WARNING on."""
     return record.levelno >= logging.WARNING or _is_ours(record)
 

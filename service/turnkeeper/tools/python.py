@@ -124,6 +124,11 @@ class PythonTools:
         self.threads = ToolThreads()
         self._functions = _described(functions)
 
+    @property
+    def functions(self) -> Sequence[Callable[..., object]]:
+        """Returns the functions, as they were given."""
+        return [described.function for described in self._functions.values()]
+
     def replace(self, functions: Iterable[Callable[..., object]]) -> None:
         """Takes these functions from now on. A call that runs goes on with the old code. Raises as `__init__`."""
         self._functions = _described(functions)

@@ -19,6 +19,7 @@ from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.session_lines import Place, SessionLines
 from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.step_log import log_steps
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
@@ -92,6 +93,8 @@ class LogWriter:
         self.new_id = sources.new_id
         self.claimable = asyncio.Event()
         """Set whenever a changeset leaves a turn that any replica may claim at once."""
+        self.observe: Callable[[Changeset, Committed], None] = log_steps
+        """Called with each changeset that is stored; must not raise."""
         self.late_leases: asyncio.Queue[Changeset] = asyncio.Queue()
         """Changesets that take a lease, and whose result did not come in time: the turn may be this replica's."""
 
@@ -140,6 +143,7 @@ class LogWriter:
         self._first_sent.pop(changeset.changeset_id, None)
         if isinstance(result, Committed):
             self._feeds.publish(changeset, result, sent_at=sent_at)
+            self.observe(changeset, result)
             for turn in changeset.new_turns:
                 self.load.accepted(turn)
             for turn in changeset.turns:

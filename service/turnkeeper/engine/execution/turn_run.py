@@ -28,6 +28,7 @@ from turnkeeper.domain.turn import (
     TurnState,
 )
 from turnkeeper.engine.eventlog.conversation import Conversation
+from turnkeeper.engine.eventlog.step_log import log_policy
 from turnkeeper.engine.execution.detached import CANCEL_TIME, stop
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.owned_turn import OwnedTurn
@@ -276,6 +277,7 @@ class TurnRun:
         check = partial(self._services.toolbox.checked, requests, agent, clients=clients)
         checked = await off_loop(check, large=bool(requests))
         await self._append(lambda uow: turn_rules.record_answer(uow, answer, checked, agent=agent))
+        log_policy(agent, checked, turn=self.turn)
 
     async def _record_stopped_call(self, preview: Preview, *, in_time: bool) -> None:
         """Stores what follows from a call that has no outcome of its own. `in_time`: its time was not over."""
