@@ -195,7 +195,7 @@ async def test_programs_that_show_answers_run_on_turns_with_a_tool_call_and_on_t
     assert len(examples) >= 5
     async with (
         harness.scripted(WAITING) as model,
-        harness.serving(mongo_uri, database_name, model, agents=agents) as running,
+        harness.serving(mongo_uri, database_name, model, agents=agents, identity="none") as running,
     ):
         ended = await asyncio.gather(
             *(

@@ -81,7 +81,7 @@ client.close()
 async def test_it_works_where_the_asynchronous_one_cannot(mongo_uri: str, database_name: str) -> None:
     async with (
         harness.scripted(SCRIPT) as model,
-        harness.serving(mongo_uri, database_name, model) as running,
+        harness.serving(mongo_uri, database_name, model, identity="none") as running,
     ):
         ended = await asyncio.gather(*(run(program, running.address) for program in PROGRAMS.values()))
     for name, (status, printed) in zip(PROGRAMS, ended, strict=True):
