@@ -19,7 +19,7 @@ from turnkeeper.identity.checks import checks_of
 from turnkeeper.identity.credential import Authenticator
 from turnkeeper.identity.principals import Principals
 from turnkeeper.limits.limits_file import LimitsFile
-from turnkeeper.model.by_agent import Models, provider_of
+from turnkeeper.model.by_agent import Models, check_provider, provider_of
 from turnkeeper.model.openai_client import Provider
 from turnkeeper.rpc import health_port
 from turnkeeper.rpc.codec import WireCodec
@@ -29,7 +29,6 @@ from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.server import OUR_METHODS, SERVICES
 from turnkeeper.settings import Settings
 from turnkeeper.shutdown_signals import ShutdownRequest
-from turnkeeper.start_errors import SettingError
 from turnkeeper.store.changeset import Changeset, Committed
 from turnkeeper.store.mongo import next_schema
 from turnkeeper.store.mongo.store import MongoStore
@@ -120,9 +119,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
         provider, default_model = await development.provider(settings, environ, stack)
         files.read_agents(default_model=default_model)
         agents, toolbox = files.agents, files.toolbox
-        if provider is None and any(not agent.base_url for agent in agents.values()):
-            ways = "set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, or give each agent a base_url"
-            raise SettingError(f"no model is set: {ways}")
+        check_provider(provider, agents.values())
         settings = settings.with_replica_name().with_memory()
         telemetry = start_telemetry(
             settings.exporter,

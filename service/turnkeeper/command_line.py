@@ -96,6 +96,7 @@ SERVER_COMMANDS = (
     ("serve", "serve the API"),
     ("model", "serve a model on this machine"),
     ("credentials", "write credentials to try identity with"),
+    ("doctor", "find what keeps a server from its work"),
     ("health", "ask a server for the health of a service"),
     ("audit", "check the audit trail"),
 )
@@ -159,6 +160,15 @@ def _parser() -> CommandLine:
         fill=_add_credentials,
     )
     dev.set_defaults(run=_dev_credentials, parser=dev)
+    doctor = commands.add_parser(
+        "doctor",
+        help="find what keeps a server from its work",
+        description="Do what a start of the server with these flags, variables and files does, part by\n"
+        "part, and name each fault with what to do. Starts no server, writes to no database.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        fill=_add_doctor,
+    )
+    doctor.set_defaults(run=_doctor, parser=doctor)
     health = commands.add_parser(
         "health",
         help="ask a server for the health of a service",
@@ -269,6 +279,20 @@ def _dev_credentials(args: argparse.Namespace) -> int:
     from turnkeeper import dev_credentials  # noqa: PLC0415
 
     return dev_credentials.run(args)
+
+
+def _add_doctor(parser: CommandLine) -> None:
+    from turnkeeper.terminal import doctor  # noqa: PLC0415
+
+    _add_settings(parser)
+    parser.epilog = doctor.EPILOG
+    doctor.add_arguments(parser)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from turnkeeper.terminal import doctor  # noqa: PLC0415
+
+    return doctor.run(args)
 
 
 def _add_health(parser: CommandLine) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from turnkeeper import durations
 
@@ -30,7 +30,7 @@ PORT: Final = "50051"
 _PREFIX: Final = "TURNKEEPER_"
 _UNIX: Final = "unix:"
 _LOOPBACK: Final = "127.0.0.1"
-_CHECK: Final = "/grpc.health.v1.Health/Check"
+_METHOD: Final = "/grpc.health.v1.Health/Check"
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104 - none is bound here
 """The loopback address by which a server can be asked that listens on every address."""
 
@@ -94,13 +94,8 @@ def _ask(address: str, args: argparse.Namespace, files: Sequence[bytes | None], 
         channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(*files), options)
     else:
         channel = grpc.insecure_channel(address, options)
-    check = channel.unary_unary(
-        _CHECK,
-        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-        response_deserializer=health_pb2.HealthCheckResponse.FromString,
-    )
     try:
-        response = check(health_pb2.HealthCheckRequest(service=args.service), timeout=timeout)
+        response = _check(channel, args.service, timeout)
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return _fail(f"{address} has no service {args.service!r}", WRONG)
@@ -111,6 +106,32 @@ def _ask(address: str, args: argparse.Namespace, files: Sequence[bytes | None], 
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     print(name)
     return SERVING if response.status == health_pb2.HealthCheckResponse.SERVING else NOT_SERVING
+
+
+def status_of(address: str, *, timeout: float = 1.0) -> int:
+    """Returns the status of readiness at an address without TLS, as an exit status of this module. Prints nothing."""
+    import grpc  # noqa: PLC0415
+
+    from turnkeeper.pb.grpc.health.v1 import health_pb2  # noqa: PLC0415
+
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]) as channel:
+        try:
+            response = _check(channel, "", timeout)
+        except grpc.RpcError:
+            return NO_ANSWER
+    return SERVING if response.status == health_pb2.HealthCheckResponse.SERVING else NOT_SERVING
+
+
+def _check(channel: Any, service: str, timeout: float) -> Any:
+    """Asks for the health of a service. Raises grpc.RpcError."""
+    from turnkeeper.pb.grpc.health.v1 import health_pb2  # noqa: PLC0415
+
+    check = channel.unary_unary(
+        _METHOD,
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    return check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
 
 
 def _fail(reason: str, status: int) -> int:

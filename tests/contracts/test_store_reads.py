@@ -149,14 +149,16 @@ async def _approvals(store: Store) -> list[Approval]:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-async def test_approvals_come_in_pages_over_all_sessions(store: Store, size: int) -> None:
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_approvals_come_in_pages_over_all_sessions(store: Store, size: int, newest_first: bool) -> None:
     stored = await _approvals(store)
     listed: list[Approval] = []
     after: tuple[datetime, str] | None = None
-    while page := await store.approvals("default", ApprovalFilter(), limit=size, after=after):
+    ordered = ApprovalFilter(newest_first=newest_first)
+    while page := await store.approvals("default", ordered, limit=size, after=after):
         listed += page
         after = (page[-1].create_time, page[-1].id)
-    assert listed == sorted(stored, key=lambda approval: (approval.create_time, approval.id))
+    assert listed == sorted(stored, key=lambda approval: (approval.create_time, approval.id), reverse=newest_first)
 
 
 async def test_approvals_are_filtered(store: Store) -> None:

@@ -143,7 +143,7 @@ class Sessions(Part):
             if (not where.states or approval.state in where.states)
             and all(getattr(approval, name) == value for name, value in given.items())
         ]
-        return _page(matching, after=after, limit=limit, newest_first=False)
+        return _page(matching, after=after, limit=limit, newest_first=where.newest_first)
 
     def _approvals(self, tenant: str) -> Iterable[Approval]:
         """Returns the tenant's approvals, without those of deleted sessions."""

@@ -121,3 +121,10 @@ async def provider_of(
     if not url:
         return None, CLOUD_MODEL
     return Provider(base_url=url, api_key="none", close_connections=True), LocalModel.model_name
+
+
+def check_provider(provider: Provider | None, agents: Iterable[Agent]) -> None:
+    """Raises SettingError if an agent has no model's server: neither one of its own nor the default."""
+    if provider is None and any(not agent.base_url for agent in agents):
+        ways = "set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, or give each agent a base_url"
+        raise SettingError(f"no model is set: {ways}")

@@ -50,6 +50,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             session_id=request.session_id,
             tool=request.tool,
             requester="" if sees_all_approvals(caller) else caller.principal,
+            newest_first=validation.is_descending(request.order_by, "create_time"),
         )
         approvals = await self._store.approvals(
             caller.tenant,

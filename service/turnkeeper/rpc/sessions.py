@@ -182,7 +182,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         start = self._page_tokens.after(request, caller=caller)
         size = self._page_tokens.size(request.page_size)
         # Keys count from the oldest message, so that messages added between two pages change no key.
-        if _descending(request.order_by, "sequence"):
+        if validation.is_descending(request.order_by, "sequence"):
             last = min(int(start[0]), len(entries)) if start else len(entries)
             places = range(last - 1, max(last - size - 2, -1), -1)
         else:
@@ -297,7 +297,8 @@ def _session_filter(request: session_pb2.ListSessionsRequest, caller: Caller) ->
         labels=tuple(sorted(request.labels.items())),
         created_after=_time(request, "created_after"),
         created_before=_time(request, "created_before"),
-        newest_first=request.order_by in ("", "create_time desc") or _descending(request.order_by, "create_time"),
+        newest_first=request.order_by in ("", "create_time desc")
+        or validation.is_descending(request.order_by, "create_time"),
     )
 
 
@@ -313,12 +314,6 @@ def _time(request: session_pb2.ListSessionsRequest, field: str) -> datetime | No
 
 def _name(state: session_pb2.SessionState.ValueType) -> str:
     return session_pb2.SessionState.Name(state).removeprefix("SESSION_STATE_")
-
-
-def _descending(order_by: str, field: str) -> bool:
-    if order_by not in ("", field, f"{field} desc"):
-        validation.refuse({"order_by": f"must be {field} or {field} desc"})
-    return order_by.endswith(" desc")
 
 
 def _kinds(types: Iterable[str]) -> frozenset[str]:

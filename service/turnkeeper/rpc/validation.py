@@ -116,6 +116,13 @@ def refuse(problems: Mapping[str, str]) -> NoReturn:
     raise InvalidRequest(f"The request is not valid: {text}.", fields=problems)
 
 
+def is_descending(order_by: str, field: str) -> bool:
+    """Returns True for an order by the field from the greatest value on. Refuses an order by anything else."""
+    if order_by not in ("", field, f"{field} desc"):
+        refuse({"order_by": f"must be {field} or {field} desc"})
+    return order_by.endswith(" desc")
+
+
 def _at(message: Message, path: str) -> tuple[bool, object]:
     """Returns whether the message that has the field is set, and the field's value; None for an unset message field."""
     name, _, rest = path.partition(".")

@@ -34,3 +34,5 @@ class ApprovalFilter:
     tool: str = ""
     requester: str = ""
     decided_by: str = ""
+    newest_first: bool = False
+    """By the time of creation."""

@@ -5,6 +5,7 @@ Every string passes through `visible`, ours and those of others; markup, emoji c
 
 import os
 import sys
+import termios
 from collections.abc import Mapping, Sequence
 from typing import Final, TextIO
 
@@ -44,6 +45,12 @@ class Output:
     def show(self, *parts: Part, end: str = "\n") -> None:
         """Prints the parts as one text."""
         self.console.print(styled(*parts), end=end, soft_wrap=not self.is_terminal)
+
+    def drain(self) -> None:
+        """Returns once all that was printed has reached the terminal."""
+        self.console.file.flush()
+        if self.is_terminal:
+            termios.tcdrain(self.console.file.fileno())
 
     def show_beside(self, label: Part, *parts: Part) -> None:
         """Prints the parts beside a label. Each of their lines begins in the second column, so none looks like a label.

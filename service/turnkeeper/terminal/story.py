@@ -76,9 +76,9 @@ def _requested_of_client(event: event_pb2.ClientToolRequested) -> Line:
 
 
 def _requested(event: event_pb2.ApprovalRequested) -> Line:
-    what = "waits for a decision" if event.kind == event_pb2.APPROVAL_KIND_TOOL_CALL else "ended unknown; decide on it"
-    until = f" until {day(event.expire_time)}" if event.HasField("expire_time") else ""
-    return [(f"{event.tool} {what}{until}", _WAITS), f" → turnkeeper approve {short(event.approval_id)}"]
+    what = "waits for you" if event.kind == event_pb2.APPROVAL_KIND_TOOL_CALL else "ended unknown"
+    until = f", until {day(event.expire_time)}" if event.HasField("expire_time") else ""
+    return [(f"{event.tool} {what}", _WAITS), f" → turnkeeper approve {short(event.approval_id)}", (until, _DIM)]
 
 
 def _decided(event: event_pb2.ApprovalDecided) -> Line:

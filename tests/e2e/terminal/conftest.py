@@ -27,7 +27,7 @@ async def server(
 ) -> AsyncIterator[harness.ServerProcess]:
     variables = {"PYTHONPATH": str(tool_control.folder), FOLDER: str(tool_control.folder)}
     async with harness.server_process(
-        mongo_uri, module_database, model, flags=("--agents", str(AGENTS)), variables=variables
+        mongo_uri, module_database, model, flags=("--agents", str(AGENTS), "--identity", "none"), variables=variables
     ) as process:
         yield process
 

@@ -1,13 +1,15 @@
-"""Runs commands of `turnkeeper` beside a server: in this process, or in their own on a pseudo-terminal."""
+"""Runs commands of `turnkeeper` in this process, beside a server in another."""
 
 import asyncio
 import contextlib
 import io
 import json
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any
 
 from turnkeeper.command_line import main
+from turnkeeper.pb.v1 import chat_pb2, message_pb2, session_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,14 @@ class CommandLine:
         assert ended.status == status, ended
         assert "\x1b" not in ended.output + ended.errors
         return ended
+
+
+async def send(stubs: Any, agent: str, text: str) -> chat_pb2.Turn:
+    """Sends a message in a new session, and returns its turn once it ends or waits."""
+    session = stubs.sessions.CreateSession(session_pb2.CreateSessionRequest(agent=agent, request_id=token_hex(8)))
+    message = chat_pb2.SendMessageRequest(
+        session_id=session.session.session_id, request_id=token_hex(8), content=[message_pb2.Part(text=text)]
+    )
+    # Not in this thread: its event loop has the model.
+    response: chat_pb2.SendMessageResponse = await asyncio.to_thread(stubs.chat.SendMessage, message, timeout=20)
+    return response.turn

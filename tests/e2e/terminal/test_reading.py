@@ -1,8 +1,6 @@
 """Commands that read: what they print is what the RPC returns, and what others wrote is text."""
 
-import asyncio
 import json
-from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -10,8 +8,8 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from tests.e2e.terminal.programs import CommandLine
-from turnkeeper.pb.v1 import agent_pb2, chat_pb2, message_pb2, operator_pb2, session_pb2
+from tests.e2e.terminal.programs import CommandLine, send
+from turnkeeper.pb.v1 import agent_pb2, chat_pb2, operator_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -36,17 +34,6 @@ text = "Yes, so it is."
 
 def asdict(message: Message) -> Any:
     return MessageToDict(message)
-
-
-async def send(stubs: Any, agent: str, text: str) -> chat_pb2.Turn:
-    """Sends a message in a new session, and returns its turn once it ends or waits."""
-    session = stubs.sessions.CreateSession(session_pb2.CreateSessionRequest(agent=agent, request_id=token_hex(8)))
-    message = chat_pb2.SendMessageRequest(
-        session_id=session.session.session_id, request_id=token_hex(8), content=[message_pb2.Part(text=text)]
-    )
-    # Not in this thread: its event loop has the model.
-    response: chat_pb2.SendMessageResponse = await asyncio.to_thread(stubs.chat.SendMessage, message, timeout=20)
-    return response.turn
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -259,6 +259,7 @@ class ListApprovalsRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     DECIDABLE_BY_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 100; 0: 50."""
     page_token: _builtins.str
@@ -271,6 +272,8 @@ class ListApprovalsRequest(_message.Message):
     """Only this tool."""
     decidable_by: _builtins.str
     """Only those that this principal may decide. Not implemented yet: must be empty."""
+    order_by: _builtins.str
+    """`create_time` (default) or `create_time desc`."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ApprovalState.ValueType]:
         """Only these states, at most 32 entries; empty: any."""
@@ -285,10 +288,11 @@ class ListApprovalsRequest(_message.Message):
         session_id: _builtins.str = ...,
         tool: _builtins.str = ...,
         decidable_by: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decidable_by", b"decidable_by", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decidable_by", b"decidable_by", "kind", b"kind", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,7 +310,7 @@ class ListApprovalsResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
-        """At most `page_size`, oldest first."""
+        """At most `page_size`, in the order asked for."""
 
     def __init__(
         self,

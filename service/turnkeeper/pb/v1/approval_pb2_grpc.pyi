@@ -18,7 +18,7 @@ class ApprovalServiceStub:
     GetApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]
     """Returns one approval."""
     ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]
-    """Lists approvals across sessions, oldest first."""
+    """Lists approvals across sessions, oldest first unless `order_by` reverses that."""
     WaitApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.WaitApprovalRequest, _approval_pb2.WaitApprovalResponse]
     """Returns an approval once it is no longer PENDING, or as it is after `wait`."""
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
@@ -45,7 +45,7 @@ class ApprovalServiceServicer:
         request: _approval_pb2.ListApprovalsRequest,
         context: _aio.ServicerContext[_approval_pb2.ListApprovalsRequest, _abc.Awaitable[_approval_pb2.ListApprovalsResponse]],
     ) -> _abc.Awaitable[_approval_pb2.ListApprovalsResponse]:
-        """Lists approvals across sessions, oldest first."""
+        """Lists approvals across sessions, oldest first unless `order_by` reverses that."""
 
     def WaitApproval(
         self,

@@ -135,7 +135,7 @@ class UnfitDatabase(Exception):
 
 async def prepare(connection: Connection) -> None:
     """Creates the collections and indexes. Raises UnfitDatabase if the database cannot keep the service's promises."""
-    await _check_replicated(connection)
+    await check_replicated(connection)
     _check_concerns(connection)
     await _check_transaction_lifetime(connection)
     present = set(await connection.database.list_collection_names())
@@ -175,7 +175,7 @@ async def is_sharded(connection: Connection) -> bool:
     return bool((await connection.client.admin.command("hello")).get("msg") == ROUTER)
 
 
-async def _check_replicated(connection: Connection) -> None:
+async def check_replicated(connection: Connection) -> None:
     """Raises UnfitDatabase for a single server without a replica set."""
     hello = await connection.client.admin.command("hello")
     if "setName" not in hello and hello.get("msg") != ROUTER:

@@ -160,7 +160,8 @@ class Reads(MeasuredReads):
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[Approval]:
-        match: Document = {"tenant": tenant, **_beyond(after, ascending=True)}
+        direction = -1 if where.newest_first else 1
+        match: Document = {"tenant": tenant, **_beyond(after, ascending=direction > 0)}
         if where.states:
             match["state"] = {"$in": [state.value for state in where.states]}
         match |= {name: getattr(where, name) for name in _APPROVAL_FIELDS if getattr(where, name)}
@@ -168,7 +169,7 @@ class Reads(MeasuredReads):
         def find(read: Read, limit: int) -> Cursor:
             pipeline: list[Document] = [
                 {"$match": match},
-                {"$sort": {"create_time": 1, "id": 1}},
+                {"$sort": {"create_time": direction, "id": direction}},
                 _deleted_head(tenant),
                 {"$match": {"deleted": []}},
                 *_at_most(limit),

@@ -36,7 +36,7 @@ class ApprovalServiceStub:
     GetApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]
     """Returns one approval."""
     ListApprovals: _grpc.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]
-    """Lists approvals across sessions, oldest first."""
+    """Lists approvals across sessions, oldest first unless `order_by` reverses that."""
     WaitApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.WaitApprovalRequest, _approval_pb2.WaitApprovalResponse]
     """Returns an approval once it is no longer PENDING, or as it is after `wait`."""
     WatchApprovals: _grpc.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
@@ -56,7 +56,7 @@ class ApprovalServiceAsyncStub(ApprovalServiceStub):
     GetApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]  # type: ignore[assignment]
     """Returns one approval."""
     ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]  # type: ignore[assignment]
-    """Lists approvals across sessions, oldest first."""
+    """Lists approvals across sessions, oldest first unless `order_by` reverses that."""
     WaitApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.WaitApprovalRequest, _approval_pb2.WaitApprovalResponse]  # type: ignore[assignment]
     """Returns an approval once it is no longer PENDING, or as it is after `wait`."""
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]  # type: ignore[assignment]
@@ -83,7 +83,7 @@ class ApprovalServiceServicer:
         request: _approval_pb2.ListApprovalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_approval_pb2.ListApprovalsResponse, _abc.Awaitable[_approval_pb2.ListApprovalsResponse]]:
-        """Lists approvals across sessions, oldest first."""
+        """Lists approvals across sessions, oldest first unless `order_by` reverses that."""
 
     def WaitApproval(
         self,

@@ -1,0 +1,127 @@
+"""The command `turnkeeper approvals`: what waits for a person, and what happens to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Annotated, Final
+
+import typer
+
+from turnkeeper.terminal import pages
+from turnkeeper.terminal.app import DECIDE
+from turnkeeper.terminal.command import Terminal, command
+from turnkeeper.terminal.console import Output, Part
+from turnkeeper.terminal.names import ago, in_one_line, left, short, shortened, word
+from turnkeeper_client import Client
+from turnkeeper_client.errors import TransportError, Unavailable
+from turnkeeper_client.pb.v1 import approval_pb2
+from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING, Approval
+
+INTERVAL: Final = 2.0
+"""Seconds between two looks at the inbox."""
+_MOST: Final = 1_000
+
+
+@command("approvals", panel=DECIDE, examples=("approvals", "approvals --watch", "approvals --all --json"))
+async def list_approvals(
+    terminal: Terminal,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="go on with what comes and goes, until Ctrl-C")] = False,
+    every: Annotated[bool, typer.Option("--all", help="also those that are decided, the newest first")] = False,
+    tool: Annotated[str, typer.Option(metavar="NAME", help="only those of this tool", show_default=False)] = "",
+) -> None:
+    """List the tool calls that wait for a person."""
+    async with terminal.client() as client:
+        if watch:
+            await _watch(terminal, client, tool)
+            return
+        request = approval_pb2.ListApprovalsRequest(tool=tool)
+        if every:
+            request.order_by = "create_time desc"
+        else:
+            request.states.append(APPROVAL_STATE_PENDING)
+        response = await pages.read(client.stubs.approvals.ListApprovals, request, most=_MOST)
+    if terminal.json:
+        terminal.output.show_json(response)
+    else:
+        _show_table(terminal.output, list(response.approvals))
+
+
+async def inbox(client: Client, tool: str = "") -> AsyncIterator[Mapping[str, Approval] | None]:
+    """Yields what waits for a decision, by id, again and again; None while the service does not answer.
+
+    This polls. A server that answers WatchApprovals will be watched here.
+    """
+    while True:
+        request = approval_pb2.ListApprovalsRequest(states=[APPROVAL_STATE_PENDING], tool=tool)
+        try:
+            response = await pages.read(client.stubs.approvals.ListApprovals, request, most=_MOST)
+        except (TransportError, Unavailable):
+            yield None
+        else:
+            yield {approval.approval_id: approval for approval in response.approvals}
+        await asyncio.sleep(INTERVAL)
+
+
+async def _watch(terminal: Terminal, client: Client, tool: str) -> None:
+    """Prints a line for each approval that comes, and for each that goes."""
+    known: Mapping[str, Approval] = {}
+    answers = True
+    if not terminal.json:
+        terminal.output.show(("Watching what waits for a decision. Ctrl-C ends this.", "dim"))
+    async for waiting in inbox(client, tool):
+        if waiting is None:
+            if answers:
+                terminal.errors.show((f"{terminal.connection.address} does not answer; trying again", "red"))
+            answers = False
+            continue
+        answers = True
+        for approval in waiting.values():
+            if approval.approval_id not in known:
+                _show_change(terminal, approval)
+        for gone in known.keys() - waiting.keys():
+            _show_change(terminal, await client.approvals.get(gone))
+        known = waiting
+
+
+def _show_change(terminal: Terminal, approval: Approval) -> None:
+    if terminal.json:
+        terminal.output.show_json(approval, one_line=True)
+        return
+    is_new = approval.state == APPROVAL_STATE_PENDING
+    label = (datetime.now().astimezone().strftime("%H:%M:%S"), "dim")
+    name: Part = (f"{approval.agent}  ", "bold")
+    if is_new:
+        advice = (f" → turnkeeper approve {short(approval.approval_id)}", "yellow")
+        arguments = (f"\n{in_one_line(approval.arguments_json)}", "dim")
+        terminal.output.show_beside(label, name, f"{approval.tool} waits for you", advice, arguments)
+    else:
+        terminal.output.show_beside(label, name, f"{approval.tool} {_end_of(approval)}")
+
+
+def _show_table(output: Output, approvals: list[Approval]) -> None:
+    if not approvals:
+        output.show("Nothing waits for a decision.")
+        return
+    ids = shortened(approval.approval_id for approval in approvals)
+    rows: list[list[Part]] = [
+        [
+            (ids[approval.approval_id], "bold"),
+            approval.agent,
+            approval.requester,
+            f"{ago(approval.create_time)} ago",
+            _end_of(approval),
+            approval.tool,
+            in_one_line(approval.arguments_json),
+        ]
+        for approval in approvals
+    ]
+    output.show_table(["APPROVAL", "AGENT", "ASKED BY", "SINCE", "STATE", "TOOL", "ARGUMENTS"], rows)
+
+
+def _end_of(approval: Approval) -> str:
+    """Returns how long it can be decided, or what became of it."""
+    if approval.state != APPROVAL_STATE_PENDING:
+        state = word(approval_pb2.ApprovalState, approval.state)
+        return f"{state} by {approval.decided_by}" if approval.decided_by else state
+    return f"{left(approval.expire_time)} left" if approval.HasField("expire_time") else "waits"

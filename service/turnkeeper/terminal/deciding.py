@@ -1,0 +1,182 @@
+"""Asks a person about tool calls on the terminal, one after the other, and sends what the person decides."""
+
+import json
+import os
+import shlex
+import tempfile
+from asyncio import create_subprocess_exec
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from turnkeeper.terminal import json_lines
+from turnkeeper.terminal.console import Output
+from turnkeeper.terminal.exit_codes import ExitCode
+from turnkeeper.terminal.failures import CommandFailed
+from turnkeeper.terminal.names import word
+from turnkeeper.terminal.question import ask_one_of
+from turnkeeper.terminal.shown_call import read_call, show_call
+from turnkeeper_client import Client
+from turnkeeper_client.calls import call
+from turnkeeper_client.errors import SessionError
+from turnkeeper_client.pb.v1 import event_pb2
+from turnkeeper_client.pb.v1.approval_pb2 import (
+    APPROVAL_STATE_APPROVED,
+    APPROVAL_STATE_PENDING,
+    Approval,
+    ApprovalState,
+    DecideApprovalRequest,
+    DecideApprovalResponse,
+)
+
+APPROVE: Final = event_pb2.APPROVAL_DECISION_APPROVE
+REJECT: Final = event_pb2.APPROVAL_DECISION_REJECT
+_CALL: Final = "Run it? y runs it, n WHY rejects it, e edits it (y/n/e):"
+_OUTCOME: Final = "What became of it? r starts it again, d RESULT: it was done, g WHY gives up (r/d/g):"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is decided about one approval."""
+
+    verb: event_pb2.ApprovalDecision.ValueType
+    reason: str = ""
+    result_json: str = ""
+    edited_arguments_json: str = ""
+
+
+class AlreadyDecided(CommandFailed):
+    """An approval does not wait for a decision any more."""
+
+
+async def ask_about(output: Output, client: Client, approvals: Sequence[Approval]) -> ExitCode:
+    """Shows each call and asks about it, one after the other. A refusal of the service does not end that.
+
+    The decision names the hash of what was on the screen. Raises CommandFailed at the end of the input.
+    """
+    status = ExitCode.OK
+    for number, approval in enumerate(approvals, 1):
+        output.show((f"\n{number} of {len(approvals)}" if len(approvals) > 1 else "", "bold"))
+        try:
+            await _ask_about_one(output, client, approval.approval_id)
+        except (SessionError, AlreadyDecided) as error:
+            output.show((str(error), "red"))
+            status = ExitCode.REFUSED
+    return status
+
+
+async def send(
+    client: Client, approval: Approval, decision: Decision, *, shown_hash: str = ""
+) -> DecideApprovalResponse:
+    """Sends a decision about what `approval` shows, or about what has the hash given."""
+    request = DecideApprovalRequest(
+        approval_id=approval.approval_id,
+        decision=decision.verb,
+        arguments_hash=shown_hash or approval.arguments_hash,
+        reason=decision.reason,
+        result_json=decision.result_json,
+        edited_arguments_json=decision.edited_arguments_json,
+    )
+    return await call(client.stubs.approvals.DecideApproval, request)
+
+
+def show_decided(output: Output, approval: Approval) -> None:
+    """Prints what became of an approval."""
+    state = word(ApprovalState, approval.state)
+    if approval.state == APPROVAL_STATE_PENDING:
+        output.show(f"{approval.tool}: the next round waits for a decision")
+    else:
+        output.show((f"{approval.tool}: {state}", "green" if approval.state == APPROVAL_STATE_APPROVED else "red"))
+
+
+def check_open(approval: Approval) -> None:
+    """Raises AlreadyDecided unless the approval waits for a decision."""
+    if approval.state != APPROVAL_STATE_PENDING:
+        by = f" by {approval.decided_by}" if approval.decided_by else ""
+        state = word(ApprovalState, approval.state)
+        raise AlreadyDecided(f"approval {approval.approval_id} is {state}{by} already", ExitCode.REFUSED)
+
+
+async def edited(approval: Approval) -> str | None:
+    """Opens the arguments in the person's editor. Returns the new ones, or None if they are as they were.
+
+    VISUAL or EDITOR names the editor, else it is vi. Raises CommandFailed if it fails, and for text that is not JSON.
+    """
+    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    before = json_lines.in_lines(approval.arguments_json)
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-") as folder:
+        file = Path(folder) / "arguments.json"
+        file.write_text(f"{before}\n", encoding="utf-8")
+        try:
+            editor = await create_subprocess_exec(*command, str(file))
+        except OSError as error:
+            raise CommandFailed(f"the editor {command[0]} cannot be started: {error.strerror}; set EDITOR") from None
+        if await editor.wait():
+            raise CommandFailed(f"the editor {command[0]} ended with status {editor.returncode}; nothing was decided")
+        text = file.read_text(encoding="utf-8", errors="replace").strip()
+    check_json(text, "the arguments")
+    return None if text == before else text
+
+
+def check_json(text: str, what: str) -> None:
+    """Raises CommandFailed if a text of the person is not JSON."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CommandFailed(f"{what}: this is not JSON: {error}", ExitCode.USAGE) from None
+
+
+async def _ask_about_one(output: Output, client: Client, approval_id: str) -> None:
+    approval = await client.approvals.get(approval_id)  # as it is now: others decide, too
+    check_open(approval)
+    show_call(output, await read_call(client, approval))
+    decision: Decision | None = None
+    while decision is None:
+        decision = await (_ask_outcome(output) if _is_outcome(approval) else _ask_call(output, approval))
+    show_decided(output, (await send(client, approval, decision)).approval)
+
+
+async def _ask_call(output: Output, approval: Approval) -> Decision | None:
+    """Returns the decision; None if the question is to be asked again."""
+    word_, rest = await ask_one_of(output, _CALL, ("yes", "no", "edit"))
+    if word_ == "yes":
+        return Decision(verb=APPROVE, reason=rest)
+    if word_ == "no":
+        return Decision(verb=REJECT, reason=rest)
+    try:
+        return await ask_edited(output, approval, await edited(approval))
+    except CommandFailed as error:
+        output.show((str(error), "red"))
+        return None
+
+
+async def ask_edited(output: Output, approval: Approval, arguments: str | None, *, reason: str = "") -> Decision | None:
+    """Shows edited arguments, and asks whether the call shall run with them. Returns None if not."""
+    if arguments is None:
+        output.show("The arguments are as they were.")
+        return None
+    output.show_beside((f"{approval.tool}", "bold yellow"), arguments)
+    chosen, rest = await ask_one_of(output, "Run it with these? (y/n):", ("yes", "no"))
+    if chosen == "no":
+        return None
+    return Decision(verb=APPROVE, reason=rest or reason, edited_arguments_json=arguments)
+
+
+async def _ask_outcome(output: Output) -> Decision | None:
+    chosen, rest = await ask_one_of(output, _OUTCOME, ("retry", "done", "give"))
+    if chosen == "retry":
+        return Decision(verb=event_pb2.APPROVAL_DECISION_RETRY, reason=rest)
+    if chosen == "give":
+        return Decision(verb=event_pb2.APPROVAL_DECISION_GIVE_UP, reason=rest)
+    try:
+        if rest:
+            check_json(rest, "the result")
+    except CommandFailed as error:
+        output.show((str(error), "red"))
+        return None
+    return Decision(verb=event_pb2.APPROVAL_DECISION_MARK_DONE, result_json=rest)
+
+
+def _is_outcome(approval: Approval) -> bool:
+    return approval.kind == event_pb2.APPROVAL_KIND_OUTCOME

@@ -1,0 +1,246 @@
+"""The command `turnkeeper doctor`: does what a start of the server does, part by part, and names each fault.
+
+Its flags are those of `serve`. It writes nothing to a database, and leaves a server that runs alone.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from turnkeeper import agents_file, interrupts, settings_sources
+from turnkeeper.audit.signing import Signer
+from turnkeeper.bootstrap import open_database
+from turnkeeper.cannot_start import ERRORS
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.message import Message, Role
+from turnkeeper.health_command import SERVING, status_of
+from turnkeeper.identity.checks import checks_of
+from turnkeeper.identity.principals import Principals
+from turnkeeper.limits.limits_file import LimitsFile
+from turnkeeper.model.by_agent import Models, check_provider, provider_of
+from turnkeeper.model.contract import ModelFailure, ModelRequest
+from turnkeeper.model.failure import Reason
+from turnkeeper.rpc.server import OUR_METHODS
+from turnkeeper.settings import Settings
+from turnkeeper.shutdown_signals import ShutdownRequest
+from turnkeeper.start_errors import PortTaken
+from turnkeeper.store.mongo.examination import Examined, examine
+from turnkeeper.supervision.supervisor import hold_port
+from turnkeeper.terminal.console import Output, standard_output
+from turnkeeper.terminal.exit_codes import ExitCode
+from turnkeeper.tools import tools_file
+from turnkeeper.tools.python import PythonTools
+from turnkeeper.tools.toolbox import Toolbox
+
+EPILOG: Final = """\
+examples:
+  what a laptop needs:
+    turnkeeper doctor --embedded --local-model
+  what a deployed server has, from its own file and variables:
+    turnkeeper doctor --config turnkeeper.toml
+
+Asks each model for one token. Exit status: 0 in order, 1 a fault was found.
+"""
+CLOCKS_APART: Final = timedelta(seconds=5)
+"""How far the database's clock and this machine's may be apart."""
+_ADVICE: Final[Mapping[Reason, str]] = {
+    Reason.UNAUTHORIZED: "it refuses the key: check {key}",
+    Reason.NOT_FOUND: "it has no such model or address: check the model's name, and that the address ends as /v1",
+    Reason.NO_CONNECTION: "nothing answers there: start the model's server, or check OPENAI_BASE_URL or base_url",
+    Reason.CONNECT_TIMEOUT: "it does not answer in time: check its address, the network and the proxy",
+}
+
+
+class FaultFound(Exception):
+    """A part cannot work. The message is one sentence that tells what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a check found: why the part is in order, or why not."""
+
+    part: str
+    ok: bool
+    message: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Examination:
+    """The checks of one server's settings, in the order of its start."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    stack: AsyncExitStack
+    agents: Sequence[Agent] = field(default=())
+    models: Models | None = None
+
+    @property
+    def checks(self) -> Sequence[tuple[str, Callable[[], Awaitable[str]]]]:
+        """The parts, each with its check. A check returns why all is in order, or raises one of FAULTS."""
+        return (
+            ("callers", self._callers),
+            ("ports", self._ports),
+            ("agents", self._agents),
+            ("model", self._model),
+            ("database", self._database),
+        )
+
+    async def _callers(self) -> str:
+        settings = self.settings
+        Principals(settings.principals)
+        LimitsFile(settings.limits, methods=OUR_METHODS)
+        if settings.audit_key:
+            Signer.from_file(settings.audit_key)
+        checks_of(settings)
+        tls = "with TLS" if settings.has_tls else "without TLS"
+        return f"identity {settings.identity}, {tls}"
+
+    async def _ports(self) -> str:
+        settings = self.settings
+        at = [f"{settings.host}:{settings.port}"]
+        if settings.health_port is not None:
+            with hold_port(settings.health_host or settings.host, settings.health_port, kind="health-"):
+                at.append(f"health {settings.health_port}")
+        if settings.exporter == "prometheus":
+            with hold_port(settings.prometheus_host, settings.prometheus_port, kind="prometheus-"):
+                at.append(f"metrics {settings.prometheus_port}")
+        if settings.host.startswith("unix:"):
+            return settings.host
+        try:
+            with hold_port(settings.host, settings.port):
+                return f"{', '.join(at)}: free"
+        except PortTaken:
+            if await asyncio.to_thread(status_of, at[0]) == SERVING:
+                return f"a server of ours serves on {at[0]} already"
+            raise
+
+    async def _agents(self) -> str:
+        settings = self.settings
+        provider, default_model = await provider_of(settings, self.environ, self.stack)
+        toolbox = Toolbox([PythonTools(tools_file.with_installed(settings.tools))])
+        path = settings.agents or agents_file.SAMPLES
+        agents = agents_file.load(path, default_model=settings.model or default_model, toolbox=toolbox)
+        check_provider(provider, agents.values())
+        models = Models(provider, settings, self.environ)
+        self.stack.push_async_callback(models.close)
+        models.check(agents.values())
+        self.agents, self.models = tuple(agents.values()), models
+        return f"{', '.join(agents)}, with {len(toolbox.names)} tools installed"
+
+    async def _model(self) -> str:
+        """Asks each model that an agent has for one token."""
+        if self.models is None:
+            return "not asked: the agents come first"
+        requests = {(self.models.of(agent), agent.model): agent for agent in self.agents}
+        for (model, name), agent in requests.items():
+            request = ModelRequest(model=name, messages=(Message(role=Role.USER, text="Hi"),), max_output_tokens=1)
+            try:
+                async with aclosing(model.stream(request)) as answer:  # type: ignore[type-var]  # a generator
+                    async for _ in answer:
+                        pass
+            except ModelFailure as failed:
+                raise FaultFound(_sentence_of(failed, agent, "{}:{}".format(*model.server))) from None
+        return ", ".join(f"{name} answers" for _, name in requests)
+
+    async def _database(self) -> str:
+        settings = self.settings
+        database = await open_database(
+            settings.mongodb_uri,
+            ShutdownRequest(),
+            embedded=settings.embedded,
+            data_dir=settings.data_dir,
+            stack=self.stack,
+        )
+        examined = await examine(database.uri, database=settings.database, operation=settings.operation_time)
+        check_clock(examined)
+        return f"MongoDB {examined.version} on {examined.hosts}: a majority acknowledges, all rights are there"
+
+
+FAULTS: Final = (*ERRORS, FaultFound)
+
+
+def check_clock(database: Examined) -> None:
+    """Raises FaultFound if the database's clock and this machine's are too far apart."""
+    if abs(database.ahead) <= CLOCKS_APART:
+        return
+    way = "ahead of" if database.ahead > timedelta() else "behind"
+    raise FaultFound(
+        f"the clock of the database is {abs(database.ahead).total_seconds():.0f} s {way} this machine's: let both "
+        "follow a time server (NTP), because times to decide and tokens end by these clocks"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that `serve` does not have."""
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examines what the flags and variables describe, prints each finding, and returns the exit status."""
+    os.environ["GRPC_VERBOSITY"] = "NONE"  # it reports failures past us
+    output = standard_output()
+    try:
+        settings = settings_sources.load(args)
+    except FAULTS as error:
+        findings = [Finding(part="settings", ok=False, message=str(error))]
+        _show(output, findings[0], as_json=args.json)
+    else:
+        interrupts.raise_again()
+        findings = asyncio.run(_examine(settings, output, as_json=args.json))
+    if args.json:
+        output.show(json.dumps([asdict(finding) for finding in findings], indent=2))
+    return ExitCode.OK if all(finding.ok for finding in findings) else ExitCode.FAILED
+
+
+async def _examine(settings: Settings, output: Output, *, as_json: bool) -> list[Finding]:
+    notes = _Notes()
+    logger = logging.getLogger("turnkeeper")
+    logger.addHandler(notes)
+    findings = []
+    async with AsyncExitStack() as stack:
+        examination = Examination(settings=settings, environ=os.environ, stack=stack)
+        for part, check in examination.checks:
+            try:
+                finding = Finding(part=part, ok=True, message=await check())
+            except FAULTS as error:
+                finding = Finding(part=part, ok=False, message=str(error))
+            findings.append(finding)
+            _show(output, finding, as_json=as_json)
+    logger.removeHandler(notes)
+    if not as_json:
+        for note in notes.messages:
+            output.show_beside((f"{'note':>9}", "yellow"), note)
+    return findings
+
+
+def _show(output: Output, finding: Finding, *, as_json: bool) -> None:
+    if not as_json:
+        mark, style = ("ok", "green") if finding.ok else ("FAULT", "bold red")
+        output.show_beside((f"{mark:>5}  {finding.part:<8}", style), finding.message)
+
+
+def _sentence_of(failed: ModelFailure, agent: Agent, server: str) -> str:
+    """Returns what is wrong with a model, and what to do."""
+    advice = failed.detail.message
+    with suppress(ValueError, KeyError):
+        reason = Reason(failed.detail.metadata["reason"])
+        advice = _ADVICE.get(reason, advice).format(key=agent.api_key_env or "OPENAI_API_KEY")
+    return f"the model {agent.model} of the agent {agent.name}, at {server}: {advice}"
+
+
+class _Notes(logging.Handler):
+    """Collects the warnings of the checks."""
+
+    def __init__(self) -> None:
+        super().__init__(level=logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
