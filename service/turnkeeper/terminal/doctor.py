@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from turnkeeper import agents_file, interrupts, settings_sources
+from turnkeeper import interrupts, settings_sources
 from turnkeeper.audit.signing import Signer
 from turnkeeper.bootstrap import open_database
 from turnkeeper.cannot_start import ERRORS
+from turnkeeper.configured_files import ConfiguredFiles
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import Message, Role
 from turnkeeper.health_command import SERVING, status_of
@@ -35,9 +36,6 @@ from turnkeeper.store.mongo.examination import Examined, examine
 from turnkeeper.supervision.supervisor import hold_port
 from turnkeeper.terminal.console import Output, standard_output
 from turnkeeper.terminal.exit_codes import ExitCode
-from turnkeeper.tools import tools_file
-from turnkeeper.tools.python import PythonTools
-from turnkeeper.tools.toolbox import Toolbox
 
 EPILOG: Final = """\
 examples:
@@ -123,16 +121,16 @@ class Examination:
 
     async def _agents(self) -> str:
         settings = self.settings
+        files = ConfiguredFiles(settings)
         provider, default_model = await provider_of(settings, self.environ, self.stack)
-        toolbox = Toolbox([PythonTools(tools_file.with_installed(settings.tools))])
-        path = settings.agents or agents_file.SAMPLES
-        agents = agents_file.load(path, default_model=settings.model or default_model, toolbox=toolbox)
+        files.read_agents(default_model=default_model)
+        agents = files.agents
         check_provider(provider, agents.values())
         models = Models(provider, settings, self.environ)
         self.stack.push_async_callback(models.close)
         models.check(agents.values())
         self.agents, self.models = tuple(agents.values()), models
-        return f"{', '.join(agents)}, with {len(toolbox.names)} tools installed"
+        return f"{', '.join(agents)}, with {len(files.toolbox.names)} tools installed"
 
     async def _model(self) -> str:
         """Asks each model that an agent has for one token."""

@@ -4,12 +4,20 @@ import asyncio
 import contextlib
 import io
 import json
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from tests.pseudo_terminal import PseudoTerminal, terminal
 from turnkeeper.command_line import main
 from turnkeeper.pb.v1 import chat_pb2, message_pb2, session_pb2
+
+SMALL, LARGE = (80, 24), (120, 45)
+"""Columns and rows of a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,15 @@ class CommandLine:
         assert ended.status == status, ended
         assert "\x1b" not in ended.output + ended.errors
         return ended
+
+    def on_terminal(
+        self, *arguments: str, size: tuple[int, int] = SMALL, variables: Mapping[str, str] | None = None
+    ) -> contextlib.AbstractAsyncContextManager[PseudoTerminal]:
+        """Runs a command in a process of its own on a terminal with these columns and rows."""
+        program = [sys.executable, "-m", "turnkeeper", *arguments, "--address", self.address, *self.flags]
+        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        columns, rows = size
+        return terminal(program, env={**kept, **(variables or {})}, cwd=Path.cwd(), columns=columns, rows=rows)
 
 
 async def send(stubs: Any, agent: str, text: str) -> chat_pb2.Turn:

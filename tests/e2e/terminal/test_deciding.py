@@ -1,14 +1,13 @@
 """Decisions on a terminal: what is shown is what is decided, and nothing is decided by accident."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import pseudo_terminal
-from tests.e2e.terminal.programs import CommandLine, send
+from tests.e2e.terminal.programs import LARGE, SMALL, CommandLine, send
+from tests.pseudo_terminal import CTRL_C
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -35,10 +34,6 @@ tool_calls = [{{ name = "act", arguments = {{ label = "{{label}}" }} }}]
 text = "Done."
 """
 QUESTION = "(y/n/e):"
-
-
-def program(turnkeeper: CommandLine, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "turnkeeper", *arguments, "--address", turnkeeper.address]
 
 
 def approval_of(stubs: Any, turn: chat_pb2.Turn) -> approval_pb2.Approval:
@@ -86,13 +81,13 @@ async def test_an_edit_from_a_program(turnkeeper: CommandLine, stubs: Any) -> No
     assert '"label": "first"' in shown.errors
 
 
-@pytest.mark.parametrize("size", [pseudo_terminal.SMALL, pseudo_terminal.LARGE])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_nothing_is_decided_by_enter_or_by_what_was_typed_before(
     turnkeeper: CommandLine, stubs: Any, size: tuple[int, int]
 ) -> None:
     turn = await send(stubs, "asker", "act carefully")
     approval = approval_of(stubs, turn)
-    async with pseudo_terminal.terminal(program(turnkeeper, "approve", approval.approval_id), size=size) as shown:
+    async with turnkeeper.on_terminal("approve", approval.approval_id, size=size) as shown:
         shown.type("y\ny\ny")  # long before the question
         await shown.until(QUESTION)
         for words in (
@@ -106,26 +101,24 @@ async def test_nothing_is_decided_by_enter_or_by_what_was_typed_before(
         shown.type("\n")
         await shown.until("Please answer y or n or e.")
         assert approval_of(stubs, turn).state == approval_pb2.APPROVAL_STATE_PENDING
-        await shown.until(QUESTION, times=2)
+        await shown.until(lambda text: text.count(QUESTION) == 2)
         shown.type("y\n")
         await shown.until("act: approved")
-        assert await shown.ends() == 0
+        assert await shown.ended() == 0
     assert approval_of(stubs, turn).decided_by == "default"
 
 
 async def test_a_forged_question_is_text(turnkeeper: CommandLine, stubs: Any) -> None:
     turn = await send(stubs, "asker", f"forge {FORGED}")
-    async with pseudo_terminal.terminal(
-        program(turnkeeper, "approve", turn.pending[0].approval_id), size=pseudo_terminal.LARGE
-    ) as shown:
-        await shown.until(f"\n{'Run it? y runs it, n WHY rejects it, e edits it'}")
+    async with turnkeeper.on_terminal("approve", turn.pending[0].approval_id, size=LARGE) as shown:
+        await shown.until(lambda text: "\nRun it?" in text)
         assert shown.lines[1].startswith("act  irreversible")  # nothing has cleared the screen
         assert [line for line in shown.lines if line.startswith("Run it?")] == [
             "Run it? y runs it, n WHY rejects it, e edits it (y/n/e):"
         ]
         assert r"\u001b[2J\u001b[1;1H\u001b]52;c;eA==\u0007" in shown.text
         assert "Hidden character in it: U+001B a control character, 3 times." in shown.text
-        assert b"\x1b]52" not in shown.written
+        assert b"\x1b]52" not in shown.raw
         shown.type("n it is forged\n")
         await shown.until("act: rejected")
     assert approval_of(stubs, turn).reason == "it is forged"
@@ -134,18 +127,18 @@ async def test_a_forged_question_is_text(turnkeeper: CommandLine, stubs: Any) ->
 async def test_several_are_asked_one_after_the_other(turnkeeper: CommandLine, stubs: Any) -> None:
     turn = await send(stubs, "asker", "both")
     ids = [item.approval_id[-6:] for item in turn.pending]
-    async with pseudo_terminal.terminal(program(turnkeeper, "approve", *ids), size=pseudo_terminal.LARGE) as shown:
+    async with turnkeeper.on_terminal("approve", *ids, size=LARGE) as shown:
         await shown.until("1 of 2")
         await shown.until(QUESTION)
         assert "2 of 2" not in shown.text
         shown.type("y\ny\n")  # the second is for a question that is not there yet
         await shown.until("2 of 2")
-        await shown.until(QUESTION, times=2)
+        await shown.until(lambda text: text.count(QUESTION) == 2)
         await shown.until("changes  since the call that default approved")
         await shown.until('+  "label": "two"')
         shown.type("n\n")
         await shown.until("act: rejected")
-        assert await shown.ends() == 0
+        assert await shown.ended() == 0
     decided = [
         stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=item.approval_id)).approval.state
         for item in turn.pending
@@ -158,10 +151,8 @@ async def test_arguments_are_edited_in_the_persons_editor(turnkeeper: CommandLin
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho \'{"label": "paypal"}\' > "$1"\n')
     editor.chmod(0o755)
-    async with pseudo_terminal.terminal(
-        program(turnkeeper, "approve", turn.pending[0].approval_id),
-        size=pseudo_terminal.LARGE,
-        variables={"EDITOR": str(editor), "VISUAL": ""},
+    async with turnkeeper.on_terminal(
+        "approve", turn.pending[0].approval_id, size=LARGE, variables={"EDITOR": str(editor)}
     ) as shown:
         await shown.until(QUESTION)
         assert "Hidden character in it: U+202E RIGHT-TO-LEFT OVERRIDE, 1 times." in shown.text
@@ -178,15 +169,15 @@ async def test_arguments_are_edited_in_the_persons_editor(turnkeeper: CommandLin
 
 async def test_ctrl_c_leaves_it_open(turnkeeper: CommandLine, stubs: Any) -> None:
     turn = await send(stubs, "asker", "act never")
-    async with pseudo_terminal.terminal(program(turnkeeper, "reject", turn.pending[0].approval_id)) as shown:
+    async with turnkeeper.on_terminal("reject", turn.pending[0].approval_id) as shown:
         await shown.until("Reject it?")
-        shown.type("\x03")
-        assert await shown.ends() == 130
+        shown.type(CTRL_C)
+        assert await shown.ended() == 130
         assert "Traceback" not in shown.text
-    async with pseudo_terminal.terminal(program(turnkeeper, "reject", turn.pending[0].approval_id)) as shown:
+    async with turnkeeper.on_terminal("reject", turn.pending[0].approval_id) as shown:
         await shown.until("Reject it?")
         shown.type("\x04")
-        assert await shown.ends() == 3
+        assert await shown.ended() == 3
     assert approval_of(stubs, turn).state == approval_pb2.APPROVAL_STATE_PENDING
 
 
@@ -196,7 +187,7 @@ async def test_the_inbox_is_watched(turnkeeper: CommandLine, stubs: Any) -> None
     ).approvals:
         stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=waiting.session_id))
     assert (await turnkeeper("approvals")).output == "Nothing waits for a decision.\n"
-    async with pseudo_terminal.terminal(program(turnkeeper, "approvals", "--watch")) as shown:
+    async with turnkeeper.on_terminal("approvals", "--watch") as shown:
         await shown.until("Watching what waits for a decision.")
         turn = await send(stubs, "asker", "act watched")
         end = turn.pending[0].approval_id[-6:]
@@ -208,6 +199,6 @@ async def test_the_inbox_is_watched(turnkeeper: CommandLine, stubs: Any) -> None
         assert len(listed.json["approvals"]) == len(stubs.approvals.ListApprovals(request).approvals) == 1
         await turnkeeper("approve", end, "--yes")
         await shown.until("asker  act approved by default")
-        shown.type("\x03")
-        assert await shown.ends() == 130
+        shown.type(CTRL_C)
+        assert await shown.ended() == 130
     assert "approved by default" in (await turnkeeper("approvals", "--all")).output
