@@ -49,7 +49,7 @@ asyncio.run(main(), debug=False)
     "in eight threads": """
 with sync.Client(ADDRESS) as client:
     ids = []
-    threads = [threading.Thread(target=lambda: ids.extend(ask(client) for _ in range(3))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: ids.extend(ask(client) for _ in range(2))) for _ in range(8)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
 assert len(set(ids)) == 16
