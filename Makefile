@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults test-instruments coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -39,6 +39,9 @@ test: setup ## every test, on real parts (PYTEST_ARGS="-k name")
 
 test-faults: setup ## a slow majority, a full disk, a killed database (2 min)
 	$(PYTEST) tests/faults $(PYTEST_ARGS)
+
+test-instruments: setup ## bench, chaos and profile themselves, in small (2 min)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile tests/instruments $(PYTEST_ARGS)
 
 clients-check: setup ## the guide's Go, TypeScript and Java clients (2 min)
 	CLIENTS_CHECK=1 $(BIN)/pytest -v tests/e2e/test_documents.py::test_the_client_of_a_language_is_generated_compiled_and_runs \

@@ -356,7 +356,7 @@ class Conversation(RuleBasedStateMachine):
 
 TestConversation = pytest.mark.timeout(300 + EXAMPLES)(Conversation.TestCase)
 TestConversation.settings = settings(
-    max_examples=EXAMPLES or 120,
+    max_examples=EXAMPLES or 80,
     stateful_step_count=50,
     deadline=None,
     derandomize=not EXAMPLES,

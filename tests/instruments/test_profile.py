@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[2]
 async def test_a_profile_charges_the_servers_threads_and_packages(tmp_path: Path) -> None:
     out = tmp_path / "profile.txt"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench.profile", "--turns", "160", "--out", str(out)),
+        *(sys.executable, "-m", "tests.bench.profile", "--turns", "60", "--out", str(out)),
         cwd=REPOSITORY,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
