@@ -18,8 +18,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 T = TypeVar("T")
 KILLED_IN_A_STEP = {VARIABLE: "step.after_first_write=kill"}
-KILLED_IN_THE_ANSWER = {VARIABLE: "step.after_first_write=kill@3"}
-"""After two messages: a session that is created has no head before."""
+KILLED_IN_THE_ANSWER = {VARIABLE: "step.after_first_write=kill@4"}
+"""After the change of a twin and two messages: a session that is created has no head before."""
 SETTINGS = {"lease": timedelta(seconds=LEASE), "sweep": timedelta(seconds=SWEEP)}
 SCRIPT = """
 [[reply]]

@@ -18,6 +18,7 @@ Document = dict[str, Any]
 
 COLLECTIONS: Final = ("events", "turns", "tool_calls", "approvals", "requests", "sessions", "heads")
 """Where the documents of a session are. The head is stored last: a server finds the session by it."""
+UNANSWERED: Final = WriteConcern(0)
 AGENTS: Final = """
 [[agent]]
 name = "teller"
@@ -136,7 +137,8 @@ class Twins:
     def store(self, mongo_uri: str, database: str, session_id: str) -> None:
         """Stores the next of the recorded sessions under this id, unless the database has one of it.
 
-        One round trip: the inserts are sent on one connection, and only the head's is answered.
+        One round trip: the inserts are sent on one connection, and only the head's is answered. In a database of a
+        test's own, which may be killed, all of them are in the journal by then.
         """
         stored = self._stored.setdefault(database, {})
         if session_id in stored:
@@ -147,9 +149,10 @@ class Twins:
                 mongo_uri, maxPoolSize=1, serverSelectionTimeoutMS=2_000, timeoutMS=5_000
             )
         documents = stored[session_id].copy(self._tenant, session_id)
+        answered = WriteConcern(1) if mongo_uri == self._shared else WriteConcern("majority", j=True)
         for name in COLLECTIONS:
-            is_answered = WriteConcern(1 if name == COLLECTIONS[-1] else 0)
-            collection = self._clients[mongo_uri][database].get_collection(name, write_concern=is_answered)
+            concern = answered if name == COLLECTIONS[-1] else UNANSWERED
+            collection = self._clients[mongo_uri][database].get_collection(name, write_concern=concern)
             collection.insert_many(documents[name])
 
     def expected(self, database: str, *, trimmed: Sequence[str] = ()) -> Counter[str]:

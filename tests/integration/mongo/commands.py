@@ -10,7 +10,10 @@ Command = dict[str, Any]
 
 
 class Recorder(monitoring.CommandListener):
-    """Records the commands on one database during `recording`. Register it before the client is created."""
+    """Records the commands on one database during `recording`. Register it before the client is created.
+
+    Logins are not recorded: the driver shows nothing of them.
+    """
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -26,7 +29,7 @@ class Recorder(monitoring.CommandListener):
             self._recording = False
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if self._recording and event.database_name in (self._database, "admin"):
+        if self._recording and event.command and event.database_name in (self._database, "admin"):
             self.commands.append(dict(event.command))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
