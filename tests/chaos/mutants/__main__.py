@@ -13,6 +13,7 @@ from typing import Any
 from tests import harness
 from tests.chaos.mutants import crowded, lost_owners, unreplicated
 from tests.chaos.mutants.deposed import read_from_a_deposed_primary
+from tests.chaos.mutants.operators import in_others_sessions
 from tests.chaos.mutants.patches import PATCHES
 from tests.chaos.mutants.scenes import Scene, both_approved_at_once, claimed_late, struck, timed_out, unsure_commit
 from tests.chaos.mutants.two_tenants import beside_each_other
@@ -47,6 +48,9 @@ SCENES: Mapping[str, Scene] = {
     "no-tenant-filter": beside_each_other,
     "feed-forgets-the-tenant": beside_each_other,
     "session-cache-forgets-the-tenant": beside_each_other,
+    "record-beside-its-effect": in_others_sessions,
+    "operators-name-lost": in_others_sessions,
+    "operator-of-any-tenant": in_others_sessions,
 }
 """Each mutant, and where it shows."""
 
