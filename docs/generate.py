@@ -39,6 +39,7 @@ from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.server import OUR_FILES
 from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.rpc.validation import RULES, Rule
+from turnkeeper.terminal import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
@@ -378,6 +379,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
+    "commands": reference.commands,
+    "connection": reference.connection_flags,
     "rpcs": rpcs,
     "messages": shared,
     "enums": enums,

@@ -17,9 +17,12 @@ HELP: Final = "Keep the turns of agent conversations: talk to agents, decide on 
 EXAMPLES: Final = """\
 Examples:
 
-  turnkeeper serve --embedded --local-model   a server with all it needs
-  turnkeeper health                           is it up?
-  turnkeeper version                          which release this is
+  turnkeeper dev                 a server with all it needs, on one screen
+  turnkeeper sessions            what there is
+  turnkeeper show k3f9q2         what happened in a session
+  turnkeeper approvals --watch   what waits for you
+  turnkeeper approve             show what waits, and decide
+  turnkeeper doctor              what keeps a server from its work
 
 Each command has a page of its own: turnkeeper COMMAND --help
 
@@ -49,7 +52,8 @@ def run(arguments: Sequence[str], server_commands: Sequence[tuple[str, str]]) ->
 
     `server_commands`: name and help of each command that the caller runs itself. They are here for help and completion.
     """
-    _add_all(tuple(server_commands))
+    load()
+    _add_server_commands(tuple(server_commands))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a test has put something else in its place
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -63,13 +67,16 @@ def run(arguments: Sequence[str], server_commands: Sequence[tuple[str, str]]) ->
     return status or ExitCode.OK
 
 
-@cache
-def _add_all(server_commands: tuple[tuple[str, str], ...]) -> None:
-    """Adds every command to the application: the modules of this room do so themselves."""
+def load() -> None:
+    """Adds every command of this room to the application: its modules do so themselves."""
     for module in MODULES:
         import_module(f"turnkeeper.terminal.{module}")
+
+
+@cache
+def _add_server_commands(server_commands: tuple[tuple[str, str], ...]) -> None:
     for name, text in server_commands:
-        app.command(name, help=text, rich_help_panel=SERVE)(_of_the_caller)
+        app.command(name, help=f"{text[0].upper()}{text[1:]}.", rich_help_panel=SERVE)(_of_the_caller)
 
 
 def _of_the_caller() -> None:

@@ -89,6 +89,11 @@ def parameters() -> list[inspect.Parameter]:
     return [_parameter(name, metavar, text) for name, (metavar, text) in _HELP.items()]
 
 
+def help_texts() -> Mapping[str, str]:
+    """Returns what each option means, by its name."""
+    return {name: text for name, (_, text) in _HELP.items()}
+
+
 def profile_file(environ: Mapping[str, str]) -> Path:
     """Returns where the profiles are: TURNKEEPER_CLIENT_PROFILES, or turnkeeper/profile.toml of the user's settings."""
     if named := environ.get(f"{PREFIX}PROFILES"):

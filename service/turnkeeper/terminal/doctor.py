@@ -26,7 +26,7 @@ from turnkeeper.identity.checks import checks_of
 from turnkeeper.identity.principals import Principals
 from turnkeeper.limits.limits_file import LimitsFile
 from turnkeeper.model.by_agent import Models, check_provider, provider_of
-from turnkeeper.model.contract import ModelFailure, ModelRequest
+from turnkeeper.model.contract import Model, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason
 from turnkeeper.rpc.server import OUR_METHODS
 from turnkeeper.settings import Settings
@@ -136,7 +136,9 @@ class Examination:
         """Asks each model that an agent has for one token."""
         if self.models is None:
             return "not asked: the agents come first"
-        requests = {(self.models.of(agent), agent.model): agent for agent in self.agents}
+        requests: dict[tuple[Model, str], Agent] = {}
+        for agent in self.agents:
+            requests.setdefault((self.models.of(agent), agent.model), agent)
         for (model, name), agent in requests.items():
             request = ModelRequest(model=name, messages=(Message(role=Role.USER, text="Hi"),), max_output_tokens=1)
             try:

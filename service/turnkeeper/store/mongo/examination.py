@@ -49,7 +49,7 @@ async def examine(
         await linearizable.find_one(ABSENT, {"_id": 1})
         before = clock()
         hello = await connection.client.admin.command("hello")
-        ahead = hello["localTime"] - (before + (clock() - before) / 2)
+        ahead = hello["localTime"].replace(tzinfo=UTC) - (before + (clock() - before) / 2)
         version = (await connection.client.server_info())["version"]
     except PyMongoError as error:
         raise indexes.UnfitDatabase(indexes.why_unprepared(error, connection)) from None
