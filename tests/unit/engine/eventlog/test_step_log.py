@@ -1,0 +1,95 @@
+"""At level DEBUG the log tells each step of a turn, and which rule of the policy decided; it has no content."""
+
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.builders import AGENT
+from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.domain import event as events
+from turnkeeper.domain.agent import Agent, PolicyRule
+from turnkeeper.domain.event import NewEvent, Payload
+from turnkeeper.domain.message import Usage
+from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome, ToolSpec
+from turnkeeper.engine.eventlog.step_log import log_steps
+from turnkeeper.store.changeset import Changeset, Committed
+
+SECRET = "a secret of the caller's"
+AUTO = PolicyRule(tool="search_*", action=PolicyAction.AUTO)
+
+
+def changeset(*payloads: Payload) -> Changeset:
+    return Changeset(
+        changeset_id="c",
+        tenant="default",
+        session_id="session-1",
+        last_seq=4,
+        fence=None,
+        head_fence=0,
+        cancel="",
+        events=tuple(
+            NewEvent(payload=payload, at=datetime.now(UTC), turn_id="turn-1", attempt=2) for payload in payloads
+        ),
+    )
+
+
+def test_each_event_is_a_line_with_its_place_and_without_content(caplog: pytest.LogCaptureFixture) -> None:
+    called = events.ToolCalled(
+        tool_call_id="call",
+        tool="refund",
+        arguments_json=SECRET,
+        arguments_hash="h",
+        action=PolicyAction.APPROVE,
+        tool_class=ToolClass.IRREVERSIBLE,
+        message_id="m",
+    )
+    returned = events.ToolReturned(
+        tool_call_id="call",
+        tool="refund",
+        outcome=ToolOutcome.FAILED,
+        result_json=SECRET,
+        started=True,
+        duration=timedelta(milliseconds=12),
+    )
+    error = ErrorDetail(code=Code.LLM_API_ERROR, message=SECRET, metadata={"reason": "STALL_TIMEOUT"})
+    failed = events.TurnFailed(error=error, usage=Usage())
+    with caplog.at_level(logging.DEBUG, "turnkeeper"):
+        log_steps(changeset(called, returned, failed), Committed(last_seq=7, fence=1, events=()))
+    assert [record.getMessage() for record in caplog.records] == [
+        "tool_called refund IRREVERSIBLE APPROVE",
+        "tool_returned refund FAILED after 0.012 s",
+        "turn_failed LLM_API_ERROR STALL_TIMEOUT",
+    ]
+    places = [(vars(record)["session"], vars(record)["turn"], vars(record)["sequence"]) for record in caplog.records]
+    assert places == [("session-1", "turn-1", 5), ("session-1", "turn-1", 6), ("session-1", "turn-1", 7)]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "turnkeeper"):
+        log_steps(changeset(failed), Committed(last_seq=5, fence=1, events=()))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("agent", "asks", "reason"),
+    [
+        (AGENT, False, "no rule names it, and it is IRREVERSIBLE"),
+        (AGENT, True, "no rule names it, and it is IRREVERSIBLE"),
+        (
+            replace(AGENT, policy=(PolicyRule(tool="x", action=PolicyAction.DENY), AUTO)),
+            False,
+            "rule 2, tool = 'search_*'",
+        ),
+        (replace(AGENT, policy=(AUTO,)), True, "the tool asks itself, whatever rule 1, tool = 'search_*' allows"),
+    ],
+)
+def test_the_reason_of_a_decision_names_the_rule_the_class_or_the_tool(agent: Agent, asks: bool, reason: str) -> None:
+    spec = ToolSpec(
+        name="search_web",
+        description="",
+        schema_json="{}",
+        tool_class=ToolClass.IRREVERSIBLE,
+        source="python",
+        asks=asks,
+    )
+    assert agent.reason_for(spec) == reason
