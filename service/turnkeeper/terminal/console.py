@@ -6,12 +6,14 @@ Every string passes through `visible`, ours and those of others; markup, emoji c
 import os
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TextIO
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType, Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -52,6 +54,15 @@ class Output:
         if self.is_terminal:
             termios.tcdrain(self.console.file.fileno())
 
+    def rewrite(self, count: int, lines: Iterable[Iterable[Segment]]) -> None:
+        """Erases the last `count` lines, and prints others: as rich has rendered them, none wider than the terminal."""
+        up = [(ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)] * count
+        segments = [part for line in lines for part in (*map(_visible, line), Segment.line())]
+        with self.console:  # at once
+            if up:
+                self.console.control(Control(ControlType.CARRIAGE_RETURN, *up))
+            self.console.print(Segments(segments), end="")
+
     def show_beside(self, label: Part, *parts: Part) -> None:
         """Prints the parts beside a label. Each of their lines begins in the second column, so none looks like a label.
 
@@ -79,6 +90,10 @@ class Output:
         """Prints a message as protobuf's JSON, in ASCII; as one line for a command that goes on."""
         text = MessageToJson(message, indent=None if one_line else 2)
         self.console.print(styled(text), soft_wrap=True)
+
+
+def _visible(segment: Segment) -> Segment:
+    return Segment(visible(segment.text), segment.style)
 
 
 def styled(*parts: Part) -> Text:

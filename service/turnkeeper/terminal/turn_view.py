@@ -1,0 +1,112 @@
+"""Shows one turn of a chat until it ends: its events, questions in place where it waits, and what Ctrl-C asks for."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from turnkeeper.terminal.answering import ENDS, Answering
+from turnkeeper.terminal.console import Output
+from turnkeeper.terminal.deciding import ask_about
+from turnkeeper.terminal.failures import CommandFailed
+from turnkeeper.terminal.interruption import Interruption
+from turnkeeper_client import Client, Session, TurnState, TurnStream
+from turnkeeper_client.errors import SessionError
+from turnkeeper_client.pb.v1.chat_pb2 import Turn
+from turnkeeper_client.pb.v1.event_pb2 import Event
+
+Events = AsyncGenerator[Event, None]
+WAITING: Final = frozenset(
+    {
+        TurnState.TURN_STATE_AWAITING_APPROVAL,
+        TurnState.TURN_STATE_AWAITING_OUTCOME,
+        TurnState.TURN_STATE_AWAITING_TOOL,
+        TurnState.TURN_STATE_AWAITING_BUDGET,
+    }
+)
+_MAY_WAIT: Final = frozenset({"approval_requested", "client_tool_requested", "budget_reached"})
+
+
+class TurnView:
+    """One turn on the screen."""
+
+    def __init__(self, output: Output, client: Client, session: Session) -> None:
+        self._output = output
+        self._client = client
+        self._session = session
+
+    async def show_sent(self, text: str) -> Turn | None:
+        """Sends a message, and shows its turn. Returns the turn as it is in the end; None if it was not accepted."""
+        return await self._show(_events_of(self._session.stream(text)))
+
+    async def show_from(self, turn_id: str, after: int) -> Turn | None:
+        """Shows a turn from the event behind this number on."""
+        return await self._show(self._events(turn_id, after))
+
+    async def _show(self, events: Events) -> Turn | None:
+        answering = Answering(self._output)
+        while True:
+            with Interruption() as interruption:
+                await self._show_events(answering, events, interruption)
+            if not answering.turn_id:
+                return None
+            turn = await self._session.turn(answering.turn_id)
+            if turn.state not in WAITING or not await self._is_decided(turn):
+                return turn
+            events = self._events(turn.turn_id, answering.last_sequence)
+
+    async def _show_events(self, answering: Answering, events: Events, interruption: Interruption) -> None:
+        """Shows the events. The first Ctrl-C cancels the turn, a second one raises KeyboardInterrupt."""
+        cancelling: asyncio.Task[Turn] | None = None
+        answering.begin()
+        try:
+            between = interruption.between(events, longest=lambda: answering.stale_for)
+            async with contextlib.aclosing(between) as stream:
+                async for event in stream:
+                    answering.show(event)
+                    if interruption.count and cancelling is None and answering.turn_id:
+                        answering.note("cancelling; Ctrl-C again leaves")
+                        cancelling = asyncio.create_task(self._session.cancel(answering.turn_id))
+        except SessionError:
+            if not answering.state:  # else the failure of the turn is on the screen
+                raise
+        finally:
+            answering.rest()
+            await _ended(cancelling, is_wanted=interruption.count == 1)
+
+    async def _is_decided(self, turn: Turn) -> bool:
+        """Asks about what the turn waits for. Returns False if the person decides nothing, or cannot."""
+        approvals = [await self._client.approvals.get(item.approval_id) for item in turn.pending if item.approval_id]
+        if approvals:
+            try:
+                with Interruption(hides_typing=False) as interruption:
+                    if await interruption.is_done(ask_about(self._output, self._client, approvals)):
+                        return True
+                self._output.show()
+            except CommandFailed as error:
+                self._output.show((str(error), "dim"))
+        self._output.show(("the turn waits; /cancel ends it", "dim"))
+        return False
+
+    async def _events(self, turn_id: str, after: int) -> Events:
+        """Yields the turn's events behind this number, until it ends or waits."""
+        async with contextlib.aclosing(aiter(self._session.follow(after=after, turn_id=turn_id))) as events:
+            async for event in events:
+                yield event
+                kind = event.WhichOneof("payload")
+                if kind in ENDS or (kind in _MAY_WAIT and (await self._session.turn(turn_id)).state in WAITING):
+                    return
+
+
+async def _events_of(stream: TurnStream) -> Events:
+    async with contextlib.aclosing(aiter(stream)) as events:
+        async for event in events:
+            yield event
+
+
+async def _ended(task: asyncio.Task[Turn] | None, *, is_wanted: bool) -> None:
+    """Waits for the end of a task that was started; cancels it if it is not wanted any more."""
+    if task is not None:
+        if not is_wanted:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
