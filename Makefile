@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults test-instruments coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -34,8 +34,11 @@ run: setup ## turnkeeper dev: something to talk to and to approve (DEV_ARGS="--t
 demo: setup ## the whole product on real parts, each step checked
 	@$(BIN)/python -m tests.demo
 
-test: setup ## every test, on real parts (PYTEST_ARGS="-k name")
+test: setup build/protobuf7.stamp ## every test, on real parts (PYTEST_ARGS="-k name")
 	$(PYTEST) $(PYTEST_ARGS)
+
+client-protobuf7: setup build/protobuf7.stamp ## the Python client's tests on protobuf 7
+	PYTHONPATH=build/protobuf7 $(BIN)/pytest clients/python/tests --ignore clients/python/tests/test_client_readme.py $(PYTEST_ARGS)
 
 test-faults: setup ## a slow majority, a full disk, a killed database (2 min)
 	$(PYTEST) tests/faults $(PYTEST_ARGS)
@@ -121,6 +124,7 @@ lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) pyproject.toml $(CLIENT) --extra embedded --extra local-model --group dev --group examples --group weights -o requirements.lock
 	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock
 	$(LOCK) tests/bench/soak/plots.in -c requirements.lock -o tests/bench/soak/plots.lock
+	$(LOCK) clients/python/protobuf7.in -o clients/python/protobuf7.lock
 	$(LOCK) tests/deploy/envoy.in -c requirements.lock -o tests/deploy/envoy.lock
 	$(LOCK) tests/deploy/tools.in -c requirements.lock -o tests/deploy/tools.lock
 	$(LOCK) pyproject.toml -c requirements.lock -o deploy/image.lock
@@ -152,6 +156,12 @@ build/project.stamp: build/lock.stamp pyproject.toml $(CLIENT)
 build/bench-agents.stamp: build/boot.stamp tests/bench/floors/agents.lock
 	@$(UV) venv -q --clear --python build/boot/bin/python build/bench-agents
 	@VIRTUAL_ENV=build/bench-agents $(UV) pip sync -q --require-hashes tests/bench/floors/agents.lock
+	@touch $@
+
+# The next protobuf, for the tests of the Python client alone: it stands before the one of the lock.
+build/protobuf7.stamp: build/project.stamp clients/python/protobuf7.lock
+	@rm -rf build/protobuf7
+	@$(UV) pip install -q --require-hashes --python $(BIN)/python --target build/protobuf7 -r clients/python/protobuf7.lock
 	@touch $@
 
 # What `make soak` plots with: made by the soak itself.

@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENTS_LOCK = "tests/bench/floors/agents.lock"
+PROTOBUF_LOCK = "clients/python/protobuf7.lock"
 PLOTS_LOCK = "tests/bench/soak/plots.lock"
 DEPLOY_LOCKS = [
     f"{name}.lock" for name in ("tests/deploy/envoy", "tests/deploy/tools", "deploy/image", "deploy/image-build")
@@ -49,7 +50,7 @@ def test_the_floor_with_packages_of_its_own_has_our_versions_of_what_both_use() 
 
 
 def test_the_lock_has_hashes_and_no_host() -> None:
-    for name in ("requirements.lock", "requirements-boot.txt", AGENTS_LOCK, PLOTS_LOCK, *DEPLOY_LOCKS):
+    for name in ("requirements.lock", "requirements-boot.txt", AGENTS_LOCK, PLOTS_LOCK, PROTOBUF_LOCK, *DEPLOY_LOCKS):
         text = (ROOT / name).read_text()
         pins = len(re.findall(r"^[a-z0-9-]+==", text, flags=re.MULTILINE))
         assert pins

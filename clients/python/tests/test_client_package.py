@@ -1,19 +1,27 @@
 """The package beside others: the service's own copy of the protos, and targets of every kind."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from datetime import timedelta
+from importlib.metadata import requires as requires_of
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from packaging.requirements import Requirement
 
+import turnkeeper_client
 from turnkeeper_client import Client, sync
 from turnkeeper_client.channel import Config, service_config, with_dns
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2
 from turnkeeper_client.requests import STREAM_TIMEOUT, UNARY_TIMEOUT, WAIT_TIMEOUT, duration
 
+ROOT = Path(__file__).resolve().parents[3]
+PROTOBUF_7 = ROOT / "build/protobuf7"
 NAMES: tuple[Config, ...] = ("direct", "mesh")
 METHODS = {
     (service.full_name, method.name): method
@@ -95,3 +103,32 @@ def test_times_are_seconds_or_timedeltas() -> None:
     for wrong in (-1, float("nan"), float("inf"), "5", True, 1e300, timedelta(seconds=-1)):
         with pytest.raises(ValueError, match=r"delta_interval=5$"):
             duration(wrong, "delta_interval")  # type: ignore[arg-type]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert turnkeeper_client.__version__ == version("turnkeeper-client")
+    requires = [Requirement(text) for text in requires_of("turnkeeper-client") or ()]
+    assert [requirement.name for requirement in requires if requirement.marker] == ["grpcio-health-checking"]
+
+
+@pytest.mark.skipif(not PROTOBUF_7.exists(), reason="`make test` installs it: make build/protobuf7.stamp")
+def test_the_client_works_on_the_next_protobuf_as_well() -> None:
+    """The lock has protobuf 6. `make client-protobuf7` runs all of the client's tests on 7."""
+    tests = [Path(__file__).parent / f"test_client_{name}.py" for name in ("turn_stream", "errors")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "-o", f"cache_dir={PROTOBUF_7}/pytest", *tests],
+        env={**os.environ, "PYTHONPATH": str(PROTOBUF_7), "PYTEST_ADDOPTS": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    printed = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import turnkeeper_client, google.protobuf as p; print(p.__version__)"],
+        env={**os.environ, "PYTHONPATH": str(PROTOBUF_7)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout.startswith("7.")

@@ -124,6 +124,8 @@ async def test_every_snippet_runs(
         await asyncio.to_thread(blocking)
         assert shown() == "You said: What is the capital of France?\n"
 
+        await snippet("test_my_program")()
+
         session = await client.sessions.create("clerk")
         await snippet("ask")(session)
         assert "COMPLETED You said: And of Italy?" in shown()

@@ -18,6 +18,8 @@ from turnkeeper_client.session import Session
 from turnkeeper_client.streams import EventStream, TurnStream
 from turnkeeper_client.text import TextAssembler, TextPiece
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ApprovalState",
     "Batch",
@@ -32,6 +34,7 @@ __all__ = [
     "TextPiece",
     "TurnState",
     "TurnStream",
+    "__version__",
     "name_of",
     "text_of",
 ]
