@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -42,6 +42,9 @@ client-protobuf7: setup build/protobuf7.stamp ## the Python client's tests on pr
 
 test-faults: setup ## a slow majority, a full disk, a killed database (2 min)
 	$(PYTEST) tests/faults $(PYTEST_ARGS)
+
+test-rights: setup ## end-to-end tests, the database with the least rights (10 min)
+	TURNKEEPER_TEST_LEAST_RIGHTS=1 $(PYTEST) tests/e2e $(PYTEST_ARGS)
 
 test-instruments: setup ## bench, chaos and profile themselves, in small (2 min)
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile tests/instruments $(PYTEST_ARGS)
