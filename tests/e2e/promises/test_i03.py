@@ -48,6 +48,7 @@ class Acknowledged:
 
 
 async def test_i3_nothing_that_was_acknowledged_is_missing(tmp_path: Path) -> None:
+    """Without a second tenant: the tests themselves would write its sessions into a database that is killed."""
     acknowledged, address = Acknowledged(), _Address()
     database = EmbeddedMongo(tmp_path)
     async with (
@@ -60,7 +61,9 @@ async def test_i3_nothing_that_was_acknowledged_is_missing(tmp_path: Path) -> No
         async with contextlib.AsyncExitStack() as servers, asyncio.TaskGroup() as group:
             clients = [group.create_task(_keep_talking(address, acknowledged, number)) for number in range(CLIENTS)]
             for _ in range(ROUNDS):
-                server = await servers.enter_async_context(harness.server_process(uri, "kept", model))
+                server = await servers.enter_async_context(
+                    harness.server_process(uri, "kept", model, flags=("--identity", "none"))
+                )
                 address.now = server.address
                 await _more(acknowledged)
                 await mongod.kill_and_restart()
@@ -68,7 +71,10 @@ async def test_i3_nothing_that_was_acknowledged_is_missing(tmp_path: Path) -> No
                 await server.kill()
             for client in clients:
                 client.cancel()
-        async with harness.serving(uri, "kept", model) as running, harness.connect(running.address) as stubs:
+        async with (
+            harness.serving(uri, "kept", model, identity="none") as running,
+            harness.connect(running.address) as stubs,
+        ):
             await _all_there(stubs, acknowledged)
         await check(uri, "kept")
 
