@@ -57,22 +57,20 @@ class TurnView:
 
     async def _show_events(self, answering: Answering, events: Events, interruption: Interruption) -> None:
         """Shows the events. The first Ctrl-C cancels the turn, a second one raises KeyboardInterrupt."""
-        cancelling: asyncio.Task[Turn] | None = None
+        cancellation = _Cancellation(self._session, answering, interruption)
         answering.begin()
         try:
             between = interruption.between(events, longest=lambda: answering.stale_for)
             async with contextlib.aclosing(between) as stream:
                 async for event in stream:
                     answering.show(event)
-                    if interruption.count and cancelling is None and answering.turn_id:
-                        answering.note("cancelling; Ctrl-C again leaves")
-                        cancelling = asyncio.create_task(self._session.cancel(answering.turn_id))
+                    cancellation.go_on()
         except SessionError:
             if not answering.state:  # else the failure of the turn is on the screen
                 raise
         finally:
             answering.rest()
-            await _ended(cancelling, is_wanted=interruption.count == 1)
+            await cancellation.ended()
 
     async def _is_decided(self, turn: Turn) -> bool:
         """Asks about what the turn waits for. Returns False if the person decides nothing, or cannot."""
@@ -104,9 +102,27 @@ async def _events_of(stream: TurnStream) -> Events:
             yield event
 
 
-async def _ended(task: asyncio.Task[Turn] | None, *, is_wanted: bool) -> None:
-    """Waits for the end of a task that was started; cancels it if it is not wanted any more."""
-    if task is not None:
-        if not is_wanted:
-            task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+class _Cancellation:
+    """Cancels the turn on the screen once Ctrl-C was pressed, and the turn is known."""
+
+    def __init__(self, session: Session, answering: Answering, interruption: Interruption) -> None:
+        self._session = session
+        self._answering = answering
+        self._interruption = interruption
+        self._is_noted = False
+        self._call: asyncio.Task[Turn] | None = None
+
+    def go_on(self) -> None:
+        """Does what is to be done now."""
+        if self._interruption.count and not self._is_noted:
+            self._is_noted = True
+            self._answering.note("cancelling; Ctrl-C again leaves")
+        if self._is_noted and self._call is None and self._answering.turn_id:
+            self._call = asyncio.create_task(self._session.cancel(self._answering.turn_id))
+
+    async def ended(self) -> None:
+        """Waits for the end of the call. Gives it up after a second Ctrl-C."""
+        if self._call is not None:
+            if self._interruption.count > 1:
+                self._call.cancel()
+            await asyncio.gather(self._call, return_exceptions=True)

@@ -10,7 +10,7 @@ import pytest
 
 from tests import harness
 from tests.demo import ports
-from tests.e2e.terminal.programs import LARGE, SMALL, CommandLine
+from tests.e2e.terminal.programs import LARGE, SMALL, CommandLine, send
 from tests.pseudo_terminal import CTRL_C
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -105,6 +105,22 @@ async def test_a_whole_chat_with_an_approval_in_place(turnkeeper: CommandLine, s
         await terminal.until("You said: /fork is a word\n>")
         assert "> /fork is a word" in terminal.text.splitlines()
         terminal.type("\x04")
+        assert await terminal.ended() == 0
+
+
+async def test_a_chat_goes_on_with_a_turn_that_waits(turnkeeper: CommandLine, stubs: Any) -> None:
+    turn = await send(stubs, "asker", "act later")
+    async with turnkeeper.on_terminal("chat", "--session", turn.session_id) as terminal:
+        await terminal.until("(y/n/e):")
+        terminal.type(CTRL_C)
+        await terminal.until("the turn waits; /cancel ends it\n>")
+        terminal.type("Hello?\n")
+        await terminal.until("(TURN_IN_PROGRESS)\n>")
+        terminal.type("/cancel\n")
+        await terminal.until("cancelled\n>")
+        terminal.type("/retry\n")
+        await terminal.until("Acted.\n>")
+        terminal.type("/quit\n")
         assert await terminal.ended() == 0
 
 
@@ -211,10 +227,12 @@ async def test_the_screen_is_the_stored_message_after_the_server_was_killed_in_m
         await killed.kill()
         async with harness.server_process(mongo_uri, database_name, model, flags=flags):
             await terminal.until("木橋.\n>")
+            terminal.type("Again?\n")
+            await terminal.until(lambda text: text.count("木橋.\n>") == 2)
             terminal.type("/quit\n")
             assert await terminal.ended() == 0
     at = terminal.text.splitlines().index("> Where?")
-    shown = terminal.text.splitlines()[at + 1 : terminal.text.splitlines().index("> /quit")]
+    shown = terminal.text.splitlines()[at + 1 : terminal.text.splitlines().index("> Again?")]
     assert shown.pop(0) == "another server took the turn up"
     first, rest = WHOLE.partition(" Dach")[0], WHOLE.partition("mit ")[2]
     assert shown == [first, *rest.splitlines()]
