@@ -43,7 +43,11 @@ NAMES = {
 }
 GONE = ("async", "await")
 # In docstrings.
-WORDS = ((r"\b(async|await) ", ""), (r"\basynchronous iterator", "iterator"))
+WORDS = (
+    (r"Make it inside a running event loop, and close it\.", "Close it after use."),
+    (r"\b(async|await) ", ""),
+    (r"\basynchronous iterator", "iterator"),
+)
 
 
 def synchronous(source: str) -> str:

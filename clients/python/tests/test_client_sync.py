@@ -146,7 +146,7 @@ async def test_leaving_the_loop_closes_the_call_and_its_thread() -> None:
 
         await run(on, work)
         await on.script.caller_left()
-    assert not [thread for thread in threading.enumerate() if thread.name == "turnkeeper-silence" and not thread.daemon]
+    assert not [thread for thread in threading.enumerate() if thread.name == "turnkeeper-silence"]
 
 
 async def test_a_token_is_renewed_once() -> None:

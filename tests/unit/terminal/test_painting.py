@@ -57,6 +57,21 @@ def test_the_last_text_is_on_the_screen_and_nothing_else(texts: list[str]) -> No
     assert lines == expected
 
 
+@pytest.mark.parametrize("count", range(1, 2 * ROWS))
+def test_lines_are_replaced_if_all_of_them_are_on_the_screen(count: int) -> None:
+    terminal = Terminal()
+    painting = Painting(terminal.output)
+    for name in ("a", "b"):
+        text = "\n".join(f"{name}{number}" for number in range(count))
+        painting.paint(text_lines(text, terminal.output.console), finished=name == "b")
+    replaced = [f"b{number}" for number in range(count)]
+    if count < ROWS:
+        assert terminal.lines == replaced
+    else:
+        before = [f"a{number}" for number in range(count)]
+        assert terminal.lines == [*before, "(the answer begins", "anew)", *replaced]
+
+
 def test_what_grows_beyond_the_screen_is_painted_once() -> None:
     terminal = Terminal()
     painting = Painting(terminal.output)

@@ -24,7 +24,7 @@ PATIENT = ResumePolicy()
 
 
 class Client:
-    """A client of one Turnkeeper service. Make it inside a running event loop, and close it.
+    """A client of one Turnkeeper service. Close it after use.
 
     `config`: `direct` balances over every address that the name resolves to, checks their health and repeats calls
     that were UNAVAILABLE; `mesh` leaves all that to the sidecar. `credentials`: for TLS and tokens; None is plain text.

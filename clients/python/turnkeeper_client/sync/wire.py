@@ -201,7 +201,8 @@ class _Watch:
         self._silence = silence
         self._since: float | None = None
         self._ended = threading.Event()
-        threading.Thread(target=self._run, name="turnkeeper-silence", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="turnkeeper-silence", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> None:
         self._since = time.monotonic()
@@ -212,6 +213,7 @@ class _Watch:
     def end(self) -> None:
         """Ends the thread."""
         self._ended.set()
+        self._thread.join()
 
     def _run(self) -> None:
         left = self._silence
