@@ -1,6 +1,7 @@
 """A server beyond its limits refuses in order, at once, with a time to come back, and finishes what it accepted."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable
@@ -21,6 +22,7 @@ from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import agent_pb2, chat_pb2, session_pb2
 from turnkeeper.rpc.status import FIRST_PUSHBACK_MS
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper_client import Client, Credentials, ResumePolicy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -183,6 +185,27 @@ async def test_the_python_client_gets_through_once_there_is_room(busy: Busy, env
         await busy.end()
         assert (await asyncio.wait_for(sending, 15)).answer[0].text == "You said: let me in"
     assert len(env.model_requests("let me in")) == 1
+
+
+async def test_the_python_client_s_streams_open_once_there_is_room(busy: Busy) -> None:
+    """They are refused meanwhile, for longer than they would wait for a server that is away."""
+    hasty = ResumePolicy(start_patience=timedelta(milliseconds=10))
+    await busy.hold(LIMIT)
+    async with Client(busy.address, credentials=Credentials(token=harness.token), resume=hasty) as client:
+        session = client.session(busy.session)
+
+        async def answer() -> str:
+            return "".join([text async for text in session.stream("let a stream in").text()])
+
+        async def first_event() -> str | None:
+            async with contextlib.aclosing(aiter(session.follow())) as events:
+                return (await anext(events)).WhichOneof("payload")
+
+        opening = [asyncio.ensure_future(answer()), asyncio.ensure_future(first_event())]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(asyncio.gather(*opening)), 1.5)
+        await busy.end()
+        assert await asyncio.wait_for(asyncio.gather(*opening), 20) == ["You said: let a stream in", "session_created"]
 
 
 async def test_a_message_whose_turn_would_begin_too_late_is_refused_and_what_was_accepted_is_finished(
