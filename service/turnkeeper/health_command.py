@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.add_argument("--service", default="", metavar="NAME", help="name of the service; without it, readiness")
     parser.add_argument("--address", default="", metavar="HOST:PORT", help="address of the server, or unix:PATH")
+    parser.add_argument("--json", action="store_true", help="print the response as JSON")
     parser.add_argument("--timeout", default="1s", help="how long the answer may take [1s]")
     parser.add_argument("--tls-ca", metavar="FILE", help="file of the server's CA, PEM: connect by TLS")
     parser.add_argument("--tls-certificate", metavar="FILE", help="file of a client's certificate, PEM")
@@ -104,7 +105,7 @@ def _ask(address: str, args: argparse.Namespace, files: Sequence[bytes | None], 
     finally:
         channel.close()
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
-    print(name)
+    print(f'{{"status": "{name}"}}' if args.json else name)
     return SERVING if response.status == health_pb2.HealthCheckResponse.SERVING else NOT_SERVING
 
 

@@ -68,12 +68,24 @@ class CommandLine:
         return terminal(program, env={**kept, **(variables or {})}, cwd=Path.cwd(), columns=columns, rows=rows)
 
 
-async def send(stubs: Any, agent: str, text: str) -> chat_pb2.Turn:
-    """Sends a message in a new session, and returns its turn once it ends or waits."""
-    session = stubs.sessions.CreateSession(session_pb2.CreateSessionRequest(agent=agent, request_id=token_hex(8)))
+def create(stubs: Any, agent: str) -> str:
+    """Returns the id of a new session. `stubs` are those of blocking calls."""
+    request = session_pb2.CreateSessionRequest(agent=agent, request_id=token_hex(8))
+    return str(stubs.sessions.CreateSession(request, wait_for_ready=True, timeout=20).session.session_id)
+
+
+async def send_in(stubs: Any, session: str, text: str) -> chat_pb2.Turn:
+    """Sends a message, and returns its turn once it ends or waits."""
     message = chat_pb2.SendMessageRequest(
-        session_id=session.session.session_id, request_id=token_hex(8), content=[message_pb2.Part(text=text)]
+        session_id=session, request_id=token_hex(8), content=[message_pb2.Part(text=text)]
     )
     # Not in this thread: its event loop has the model.
-    response: chat_pb2.SendMessageResponse = await asyncio.to_thread(stubs.chat.SendMessage, message, timeout=20)
+    response: chat_pb2.SendMessageResponse = await asyncio.to_thread(
+        stubs.chat.SendMessage, message, timeout=20, wait_for_ready=True
+    )
     return response.turn
+
+
+async def send(stubs: Any, agent: str, text: str) -> chat_pb2.Turn:
+    """Sends a message in a new session, and returns its turn once it ends or waits."""
+    return await send_in(stubs, create(stubs, agent), text)

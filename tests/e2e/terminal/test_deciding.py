@@ -1,12 +1,14 @@
 """Decisions on a terminal: what is shown is what is decided, and nothing is decided by accident."""
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.terminal.programs import LARGE, SMALL, CommandLine, send
+from tests.e2e.terminal.programs import LARGE, SMALL, CommandLine, create, send, send_in
 from tests.pseudo_terminal import CTRL_C
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
@@ -29,6 +31,10 @@ tool_calls = [{{ name = "act", arguments = {{ label = "one" }} }}, {{ name = "ac
 [[reply]]
 match = '^act (?P<label>[\w-]+)'
 tool_calls = [{{ name = "act", arguments = {{ label = "{{label}}" }} }}]
+
+[[reply]]
+match = "^lose (?P<label>[a-z]+)"
+tool_calls = [{{ name = "hold_irreversible", arguments = {{ label = "{{label}}" }} }}]
 
 [[reply]]
 text = "Done."
@@ -202,3 +208,47 @@ async def test_the_inbox_is_watched(turnkeeper: CommandLine, stubs: Any) -> None
         shown.type(CTRL_C)
         assert await shown.ended() == 130
     assert "approved by default" in (await turnkeeper("approvals", "--all")).output
+
+
+async def test_a_call_whose_outcome_is_unknown_is_decided_by_its_own_words(turnkeeper: CommandLine, stubs: Any) -> None:
+    async def lost(label: str) -> str:
+        session = await asyncio.to_thread(create, stubs, "impatient")
+        turn = await send_in(stubs, session, f"lose {label}")
+        return str(turn.pending[0].approval_id)
+
+    first = await lost("one")
+    refused = await turnkeeper("approve", first, "--yes", status=2)
+    assert "is unknown: pass --outcome retry, done or give-up" in refused.errors
+    assert "It ran, and it is not known whether it took effect." in refused.output
+    done = await turnkeeper("approve", first, "--yes", "--outcome", "done", "--result", '"at noon"', "--json")
+    assert done.json["approval"]["decision"] == "APPROVAL_DECISION_MARK_DONE"
+    second = await lost("two")
+    async with turnkeeper.on_terminal("approve", second, size=LARGE) as shown:
+        await shown.until("(r/d/g):")
+        shown.type("d not JSON\n")
+        await shown.until("the result: this is not JSON")
+        shown.type("g cannot be found out\n")
+        await shown.until("hold_irreversible: rejected")
+        assert await shown.ended() == 0
+    approval = stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=second)).approval
+    assert approval.reason == "cannot be found out"
+
+
+async def test_no_colour_means_no_escape_code_on_a_terminal(turnkeeper: CommandLine) -> None:
+    async with turnkeeper.on_terminal("agents", variables={"NO_COLOR": "1"}) as shown:
+        assert await shown.ended() == 0
+    assert "talker" in shown.text
+    assert b"\x1b" not in shown.raw
+
+
+async def test_a_shell_completes_commands_and_flags(turnkeeper: CommandLine) -> None:
+    async def completed(words: str) -> set[str]:
+        variables = {"_TURNKEEPER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "1"}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "turnkeeper"), env=variables, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        return set(output.decode().split())
+
+    assert {"sessions", "show", "serve", "approve"} <= await completed("turnkeeper ")
+    assert await completed("turnkeeper appro") == {"approve", "approvals"}

@@ -62,6 +62,7 @@ async def test_json_is_the_response_of_the_rpc(turnkeeper: CommandLine, stubs: A
     assert lines == asdict(events)["events"]
     assert (await turnkeeper("show", answered.session_id, "--json")).json["cursor"] == events.cursor
 
+    assert (await turnkeeper("health", "--json")).json == {"status": "SERVING"}
     turns = stubs.operator.ListActiveTurns(operator_pb2.ListActiveTurnsRequest(page_size=100))
     printed = (await turnkeeper("turns", "--json")).json
     assert [turn["turnId"] for turn in printed["turns"]] == [waiting.turn_id]

@@ -1,7 +1,9 @@
 """The front of the command line: help, mistakes, and what a server does not load."""
 
+import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -38,6 +40,9 @@ def test_alone_it_shows_every_command_and_examples(arguments: list[str], capsys:
     assert "\x1b" not in shown
 
 
-def test_a_module_adds_a_command() -> None:
-    main(["version"])
+def test_the_version_is_that_of_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["turnkeeper"] == version("turnkeeper")
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out.startswith(f"turnkeeper {version('turnkeeper')}\nturnkeeper-client ")
     assert len(app.registered_commands) >= len(MODULES)
