@@ -195,4 +195,4 @@ class Shown:
         if self._messages and self._messages[-1][0] == text.message_id:
             self._messages[-1] = (text.message_id, self._messages[-1][1] + text)
             return
-        self._messages.append((text.message_id, str(text)))
+        self._messages.append((text.message_id, "" + text))

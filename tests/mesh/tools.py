@@ -5,7 +5,7 @@ from typing import Final
 
 from turnkeeper.tools import ToolClass, tool
 
-SECONDS: Final = 9.0
+SECONDS: Final = 12.0
 
 
 @tool(tool_class=ToolClass.IDEMPOTENT)

@@ -182,3 +182,9 @@ def test_the_text_is_exact_whatever_is_delivered_twice(
     assert shown(add_all(TextAssembler(), admitted)) == whole
     delivered_texts = [event.content_delta.text for event in admitted if event.attempt == last and not event.sequence]
     assert "".join(delivered_texts) == whole
+
+
+def test_only_print_gets_more_than_the_text() -> None:
+    text = TextPiece("Rome", message_id="m1", offset=0, restart=True, printed="\n(the answer begins anew)\nRome")
+    assert f"{text}|{text:>5}|{''.join([text])}|{text + ''}" == "Rome| Rome|Rome|Rome"
+    assert str(text).startswith("\n(")

@@ -17,7 +17,7 @@ class TextPiece(str):
 
     `print` takes `str(piece)`. On a terminal that first erases what does not count, and has an escape for each control
     character of the model. Elsewhere, and where nothing can be erased, a line tells that the answer begins anew. All
-    else (`+`, `join`, a slice, a comparison) has the text alone.
+    else (`+`, `join`, an f-string, a slice, a comparison) has the text alone.
     """
 
     __slots__ = ("message_id", "offset", "printed", "restart")
@@ -39,6 +39,9 @@ class TextPiece(str):
 
     def __str__(self) -> str:
         return self.printed
+
+    def __format__(self, specification: str) -> str:
+        return format(self + "", specification)
 
 
 @dataclass(slots=True)
