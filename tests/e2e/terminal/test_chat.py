@@ -7,11 +7,13 @@ import sys
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from tests import harness
 from tests.demo import ports
 from tests.e2e.terminal.programs import LARGE, SMALL, CommandLine, send
 from tests.pseudo_terminal import CTRL_C
+from turnkeeper.pb.v1 import chat_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -163,6 +165,15 @@ async def test_ctrl_c_cancels_a_turn_and_a_failed_one_is_retried(turnkeeper: Com
         assert await terminal.ended() == 130
 
 
+async def test_a_chat_whose_last_turn_failed_ends_with_status_1(turnkeeper: CommandLine) -> None:
+    async with turnkeeper.on_terminal("chat", "hasty") as terminal:
+        await terminal.until("leaves\n>")
+        terminal.type("unlucky again\n")
+        await terminal.until("/retry tries it again\n>")
+        terminal.type("/quit\n")
+        assert await terminal.ended() == 1
+
+
 async def test_a_second_ctrl_c_leaves_a_server_that_does_not_answer(
     turnkeeper: CommandLine, server: harness.ServerProcess
 ) -> None:
@@ -181,10 +192,11 @@ async def test_a_second_ctrl_c_leaves_a_server_that_does_not_answer(
 
 
 async def test_in_a_pipe_a_line_is_a_message_and_nothing_is_approved(server: harness.ServerProcess, stubs: Any) -> None:
-    answered, waiting, failed = await asyncio.gather(
+    answered, waiting, failed, printed = await asyncio.gather(
         piped(server, "talker", lines="Hello\n\nhostile\n"),
         piped(server, "asker", lines="act\nnever sent\n"),
         piped(server, "hasty", lines="unlucky again\nnever sent\n"),
+        piped(server, "talker", "--json", lines="Hello\nAgain\n"),
     )
     assert answered[0] == 0
     assert answered[1].startswith("You said: Hello\n\\u001b]52;c;")
@@ -195,6 +207,10 @@ async def test_in_a_pipe_a_line_is_a_message_and_nothing_is_approved(server: har
     assert len(approval) == 26
     assert failed[:2] == (1, "")
     assert failed[2].startswith("the turn failed: ")
+    turns = [json.loads(line) for line in printed[1].splitlines()]
+    assert [turn["answer"] for turn in turns] == [[{"text": "You said: Hello"}], [{"text": "You said: Again"}]]
+    request = chat_pb2.GetTurnRequest(session_id=turns[0]["sessionId"], turn_id=turns[0]["turnId"])
+    assert turns[0] == MessageToDict(stubs.chat.GetTurn(request).turn)
 
 
 HALF = "Zürich liegt am See und hat viele Brücken, darunter eine sehr alte aus Holz: 漢字漢字漢字漢字漢"
