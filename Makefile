@@ -49,7 +49,7 @@ test-rights: setup ## end-to-end tests, the database with the least rights (10 m
 test-instruments: setup ## bench, chaos and profile themselves, in small (2 min)
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile tests/instruments $(PYTEST_ARGS)
 
-clients-check: setup ## the guide's Go, TypeScript and Java clients (2 min)
+clients-check: setup ## the guide's Go, TypeScript and Java clients (4 min)
 	CLIENTS_CHECK=1 $(BIN)/pytest -v tests/e2e/test_documents.py::test_the_client_of_a_language_is_generated_compiled_and_runs \
 		tests/unit/test_protos.py
 

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from grpc import aio
 
 from tests import harness
 from tests.demo import ports
+from tests.e2e.support import service_configs
 from tests.unit.docs.pages import DOCS, PAGES, ROOT, blocks
 from turnkeeper.dev.models import SCRIPT
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.typed_calls import TypedCalls
+from turnkeeper.pb.v1 import agent_pb2
 from turnkeeper_client import Client
 
 ADDRESS = "127.0.0.1:50051"
@@ -69,6 +72,9 @@ text = "Done."
 AT_ONCE = 3
 """Programs that run at the same time."""
 TIME = 40
+SERVICE_CONFIGS = {
+    name: (ROOT / service_configs.FOLDER / f"{name}.json").read_text() for name in service_configs.CONFIGS
+}
 TOOLS = {"Go": ("go",), "TypeScript": ("node", "npm"), "Java": ("java", "mvn")}
 """What must be installed to run each language's part of the guide; each fetches the rest from its registry."""
 PACKAGES = ROOT / "build/clients"
@@ -270,24 +276,54 @@ async def test_the_client_of_a_language_is_generated_compiled_and_runs(
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     page = (DOCS / "guide/polyglot.md").read_text().replace("path/to/turnkeeper", str(ROOT)).replace(ADDRESS, address)
+    variables = {
+        "PATH": f"{_protoc(tmp_path)}:{os.environ['PATH']}",
+        "GOPATH": str(PACKAGES / "go"),
+        "GOCACHE": str(PACKAGES / "go-build"),
+        "GOFLAGS": "-modcacherw",
+        "npm_config_cache": str(PACKAGES / "npm"),
+        "MAVEN_OPTS": f"-Dmaven.repo.local={PACKAGES / 'maven'}",
+    }
+
+    async def runs(commands: str, **more: str) -> tuple[int | None, str]:
+        shell = ("bash", "-euo", "pipefail", "-c", commands)
+        return await run(*shell, folder=tmp_path, seconds=580, **variables, **more)
+
     part = page.partition(f"\n## {language}\n")[2].partition("\n## ")[0]
     for name, text in re.findall(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)^```", part, re.DOTALL | re.MULTILINE):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (commands,) = blocks(part, "shell")
-    status, printed = await run(
-        *("bash", "-euo", "pipefail", "-c", commands),
-        folder=tmp_path,
-        seconds=580,
-        PATH=f"{_protoc(tmp_path)}:{os.environ['PATH']}",
-        GOPATH=str(PACKAGES / "go"),
-        GOCACHE=str(PACKAGES / "go-build"),
-        GOFLAGS="-modcacherw",
-        npm_config_cache=str(PACKAGES / "npm"),
-        MAVEN_OPTS=f"-Dmaven.repo.local={PACKAGES / 'maven'}",
-    )
+    status, printed = await runs(commands)
     assert status == 0, printed
     assert "I am a script, not a real model." in printed
+    commands = service_configs.put_into_program(language, page, tmp_path, address=address, root=ROOT)
+    for config in SERVICE_CONFIGS.values():
+        status, printed = await runs(commands, **{service_configs.VARIABLE: config})
+        assert status == 0, printed
+        assert "I am a script, not a real model." in printed
+    status, printed = await runs(commands, **{service_configs.VARIABLE: service_configs.hurried(config)})
+    assert status != 0
+    assert re.search("(?i)deadline_?exceeded", printed), printed
+
+
+@pytest.mark.parametrize("name", SERVICE_CONFIGS)
+async def test_the_lines_for_python_give_a_channel_the_service_config(address: str, name: str) -> None:
+    """The option with each text, and the argument of our client."""
+    page = (DOCS / "guide/polyglot.md").read_text()
+    line, *arguments = service_configs.lines(page)["Python"]
+    for text, works in ((SERVICE_CONFIGS[name], True), (service_configs.hurried(SERVICE_CONFIGS[name]), False)):
+        option = eval(line, {"text": text})
+        async with aio.insecure_channel(address, options=[option]) as channel:
+            listed = harness.Stubs(channel).agents.ListAgents(agent_pb2.ListAgentsRequest())
+            if works:
+                assert (await listed).agents
+            else:
+                with pytest.raises(aio.AioRpcError, match="DEADLINE_EXCEEDED"):
+                    await listed
+    (argument,) = (argument for argument in arguments if name in argument)
+    async with Client(address, **eval(f"dict({argument})")) as client:
+        assert [agent async for agent in client.agents.list()]
 
 
 def _protoc(folder: Path) -> Path:
