@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
+.PHONY: help setup run demo recording test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -31,8 +31,11 @@ setup: ## install everything into .venv; the others do it, too
 run: setup ## turnkeeper dev: something to talk to and to approve (DEV_ARGS="--tools my.py")
 	@$(BIN)/turnkeeper dev $(if $(PORT),--port $(PORT)) $(if $(DATA),--data-dir $(DATA)) $(DEV_ARGS)
 
-demo: setup ## the whole product on real parts, each step checked
-	@$(BIN)/python -m tests.demo
+demo: setup ## the whole product on real parts, each step checked (DEMO_ARGS=-v)
+	@$(BIN)/python -m tests.demo $(DEMO_ARGS)
+
+recording: setup ## the terminal that README.md shows, recorded anew
+	@$(BIN)/python -m tests.demo.recording
 
 test: setup build/protobuf7.stamp ## every test, on real parts (PYTEST_ARGS="-k name")
 	$(PYTEST) $(PYTEST_ARGS)

@@ -41,6 +41,10 @@ class PseudoTerminal:
         """Returns the lines that are visible, without spaces at their ends."""
         return [line.rstrip() for line in self._screen.display]
 
+    def row(self, number: int) -> list[pyte.screens.Char]:
+        """Returns the characters of a visible line, with their colours."""
+        return [self._screen.buffer[number][x] for x in range(self._screen.columns)]
+
     @property
     def text(self) -> str:
         """Returns all that was on the screen, also what has scrolled away."""

@@ -1,6 +1,8 @@
-"""Prints the demo's steps and checks, and counts those that passed. Lines have at most 80 columns."""
+"""Prints the demo's steps, one line each, and counts the checks; with `-v` it prints each check and each text."""
 
 import asyncio
+import contextlib
+import os
 import sys
 import textwrap
 import time
@@ -8,11 +10,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.demo.shown import around, shown, words
+from turnkeeper.terminal.console import Output
 from turnkeeper_client.errors import TurnkeeperError
 
 STEP_TIME = 40.0
-_WIDTH = 80
+_LEAST_WIDTH, _USUAL_WIDTH, _MOST_WIDTH = 40, 80, 120
 _LONG_WORD = 12
+_OUTPUT = Output(sys.stdout, os.environ)
+_WIDTH = max(_LEAST_WIDTH, min(_MOST_WIDTH, _OUTPUT.console.width)) if _OUTPUT.is_terminal else _USUAL_WIDTH
+
+
+NEXT = (
+    ("make demo DEMO_ARGS=-v", "each text and each check of this"),
+    ("make run", "the same parts for you, on one screen"),
+    (".venv/bin/turnkeeper chat clerk", "talk to them, in a second terminal"),
+    ("docs/guide/support-desk.md", "your own tools and agent, in two files"),
+    ("make chaos", "the same promises while things break"),
+)
+"""What a reader may do after the demo: a command or a page, and what it is for."""
 
 
 class BrokenPromise(Exception):
@@ -22,17 +37,21 @@ class BrokenPromise(Exception):
 class Step:
     """One step as it happens: its actions, its texts and its checks."""
 
-    def __init__(self, number: int, total: int, title: str) -> None:
+    def __init__(self, title: str, *, verbose: bool) -> None:
         self.checks = 0
+        self._verbose = verbose
         self._column = 0
         self._indent = ""
         self._after_space = False
-        _print(f"\nStep {number} of {total}: {title}")
+        if verbose:
+            _print("")
+            _print_wrapped(title, indent="", style="bold")
 
     def describe(self, text: str) -> None:
         """Prints what happens next."""
         self.end_text()
-        _print_wrapped(text, indent="  ")
+        if self._verbose:
+            _print_wrapped(text, indent="  ")
 
     def begin_text(self, speaker: str) -> None:
         """Begins a text that follows in parts."""
@@ -87,24 +106,28 @@ class Step:
     def _passed(self, text: str) -> None:
         self.end_text()
         self.checks += 1
-        _print_wrapped(text, indent="        ", first="    ok  ")
+        if self._verbose:
+            _print_wrapped(text, indent="        ", first="    ok  ", style="green")
 
     def _break(self) -> None:
-        self._put("\n" + self._indent)
+        self._put("\n")
+        self._put(self._indent)
         self._column = len(self._indent)
 
     def _put(self, text: str) -> None:
-        self._column += len(text)
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        if self._verbose:
+            self._column += len(text)
+            _OUTPUT.show(text, end="")
+            sys.stdout.flush()
 
 
 class Report:
     """Prints the steps, and counts those that passed."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, verbose: bool) -> None:
         self.passed = 0
-        self._begun = 0
+        self._checks = 0
+        self._verbose = verbose
         self._total = total
         self._start = time.monotonic()
 
@@ -120,33 +143,47 @@ class Report:
     @asynccontextmanager
     async def step(self, title: str) -> AsyncIterator[Step]:
         """Runs a step. A failure is printed, and the next step can begin."""
-        self._begun += 1
-        step = Step(self._begun, self._total, title)
+        step = Step(title, verbose=self._verbose)
         start = time.monotonic()
         try:
-            async with asyncio.timeout(STEP_TIME):
-                yield step
+            with (
+                contextlib.nullcontext() if self._verbose or not _OUTPUT.is_terminal else _OUTPUT.console.status(title)
+            ):
+                async with asyncio.timeout(STEP_TIME):
+                    yield step
         except Exception as error:  # noqa: BLE001 - a step may fail in any way, and the others shall still run
             step.end_text()
-            _print(f"  FAILED: {_explained(error)}")
+            _OUTPUT.show(("FAILED", "bold red"), f" {title}\n  FAILED: {_explained(error)}")
             return
         finally:
             step.end_text()
+            self._checks += step.checks
         self.passed += 1
-        _print(f"  passed: {step.checks} checks in {time.monotonic() - start:.1f} s")
+        figures = f"{step.checks:2} checks {time.monotonic() - start:4.1f} s"
+        room = max(0, _WIDTH - len(figures) - 5)
+        line = title if len(title) <= room else title[: max(0, room - 1)] + "…"
+        _OUTPUT.show(("ok", "bold green"), f"  {line:<{room}} ", (figures, "dim"))
 
     def end(self) -> int:
-        """Prints the result. Returns the exit status."""
-        _print(f"\n{time.monotonic() - self._start:.1f} s in all")
-        _print(f"demo: {self.passed} of {self._total} steps passed")
-        return 0 if self.passed == self._total else 1
+        """Prints the result, and what to do next. Returns the exit status."""
+        seconds = time.monotonic() - self._start
+        all_passed = self.passed == self._total
+        result = f"demo: {self.passed} of {self._total} steps passed"
+        _print("")
+        _OUTPUT.show(
+            (result, "bold green" if all_passed else "bold red"), f", {self._checks} checks in {seconds:.1f} s"
+        )
+        _print("")
+        for command, text in NEXT:
+            _print_wrapped(text, indent=" " * 34, first=f"{command:<34}")
+        return 0 if all_passed else 1
 
 
-def _print(text: str) -> None:
-    print(text, flush=True)
+def _print(text: str, style: str = "") -> None:
+    _OUTPUT.show((text, style))
 
 
-def _print_wrapped(text: str, *, indent: str, first: str = "") -> None:
+def _print_wrapped(text: str, *, indent: str, first: str = "", style: str = "") -> None:
     """Prints a text in lines of at most _WIDTH columns; words longer than a line stay whole."""
     _print(
         textwrap.fill(
@@ -156,7 +193,8 @@ def _print_wrapped(text: str, *, indent: str, first: str = "") -> None:
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ),
+        style,
     )
 
 

@@ -12,7 +12,7 @@ from turnkeeper_client import Client
 from turnkeeper_client.pb.v1.chat_pb2 import StreamMessageRequest, StreamMessageResponse
 from turnkeeper_client.pb.v1.message_pb2 import Part
 
-TITLE = "a client is cut in mid-message and resumes at the exact byte"
+TITLE = "a client that is cut off resumes at the exact byte"
 DELTAS_BEFORE = 12
 BYTES_MISSED = 60
 

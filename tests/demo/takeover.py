@@ -15,7 +15,7 @@ from tests.processes import alive, until
 from turnkeeper_client.pb.v1.chat_pb2 import TurnState
 from turnkeeper_client.pb.v1.event_pb2 import Event
 
-TITLE = "a server is killed in mid-message; another finishes the turn"
+TITLE = "a killed server's turn is finished by another server"
 REQUEST = "Tell Grace a letter is coming, and write it."
 DELTAS_BEFORE = 12
 TAKEOVER_TIME = 20.0

@@ -1,4 +1,7 @@
-"""`make demo`: a tour on real parts that checks itself. DEMO_BREAK=resume|takeover|approval breaks a promise."""
+"""`make demo`: a tour on real parts that checks itself; -v shows each check.
+
+DEMO_BREAK=resume|takeover|approval breaks a promise.
+"""
 
 import asyncio
 import contextlib
@@ -21,14 +24,14 @@ CANNOT_START = (BrokenPromise, EmbeddedDatabaseError, OSError, TimeoutError)
 END_TITLE = "every process ends, and none is left behind"
 
 
-async def demo(broken: frozenset[Break]) -> int:
+async def demo(broken: frozenset[Break], *, verbose: bool) -> int:
     """Runs the demo. Returns the exit status."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    report = Report(len(STEPS) + 1)
-    report.describe("Turnkeeper on real parts. Each line `ok` is a check of what came over the network.")
+    report = Report(len(STEPS) + 1, verbose=verbose)
+    report.describe("Turnkeeper on real parts. Each check is one of what came over the network.")
     for promise in sorted(broken):
         report.describe(f"DEMO_BREAK={promise}: {promise.description}. A step must fail.")
     async with contextlib.AsyncExitStack() as stack:
@@ -38,6 +41,7 @@ async def demo(broken: frozenset[Break]) -> int:
         except CANNOT_START as error:
             report.describe(f"The parts could not be started: {str(error) or type(error).__name__}")
             return report.end()
+        report.describe("The steps")
         for chapter in STEPS:
             async with report.step(chapter.TITLE) as step:
                 await chapter.run(step, parts)
@@ -83,6 +87,6 @@ def main() -> int:
         print(f"demo: DEMO_BREAK can be {', '.join(Break)}, or several with commas", file=sys.stderr)
         return 2
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        return asyncio.run(demo(broken))
+        return asyncio.run(demo(broken, verbose=bool({"-v", "--verbose"} & set(sys.argv[1:]))))
     print("\ndemo: interrupted; every process that it started was stopped")
     return interrupts.INTERRUPTED

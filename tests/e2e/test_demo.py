@@ -11,6 +11,7 @@ import pytest
 
 from tests.demo.breaks import Break
 from tests.demo.program import children
+from tests.demo.report import NEXT
 from tests.processes import alive, until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -18,10 +19,10 @@ STEPS = 6
 TIME = 90
 
 
-def start(home: str, **variables: str) -> subprocess.Popen[str]:
+def start(home: str, *flags: str, **variables: str) -> subprocess.Popen[str]:
     """Starts the demo, with no other variables set."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.demo"],
+        [sys.executable, "-m", "tests.demo", *flags],
         cwd=REPOSITORY,
         env={"PATH": os.environ["PATH"], "HOME": home, **variables},
         stdout=subprocess.PIPE,
@@ -39,7 +40,8 @@ def is_empty(folder: Path) -> bool:
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, subprocess.Popen[str]]]:
     """Starts one demo that passes, and one with all promises broken."""
     home = str(tmp_path_factory.mktemp("home"))
-    started = {broken: start(home, DEMO_BREAK=broken) for broken in ("", ",".join(Break))}
+    everything = ",".join(Break)
+    started = {"": start(home), everything: start(home, "-v", DEMO_BREAK=everything)}
     try:
         yield started
     finally:
@@ -51,8 +53,14 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, sub
 @pytest.mark.timeout(TIME)
 def test_every_step_passes(demos: Mapping[str, subprocess.Popen[str]]) -> None:
     output, _ = demos[""].communicate(timeout=TIME)
-    assert output.splitlines()[-1] == f"demo: {STEPS} of {STEPS} steps passed", output
+    lines = output.splitlines()
+    assert any(line.startswith(f"demo: {STEPS} of {STEPS} steps passed, ") for line in lines), output
     assert demos[""].returncode == 0
+    assert sum(line.startswith("ok  ") for line in lines) == STEPS, "a line a step"
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in output
+    assert [line.split("  ")[0] for line in filter(None, lines)][-len(NEXT) :] == [command for command, _ in NEXT]
 
 
 @pytest.mark.timeout(TIME)
@@ -65,8 +73,9 @@ def test_each_broken_promise_is_seen_in_its_step(demos: Mapping[str, subprocess.
         "another server finishes the turn\n    expected: its end within",
     )
     assert all(f"FAILED: {check}" in output for check in failed), output
-    assert output.count("FAILED") == len(failed)
-    assert output.splitlines()[-1] == f"demo: {STEPS - len(failed)} of {STEPS} steps passed"
+    assert output.count("  FAILED: ") == len(failed)
+    assert f"\ndemo: {STEPS - len(failed)} of {STEPS} steps passed, " in output
+    assert "    ok  the turn ended: TURN_STATE_COMPLETED" in output, "-v shows each check"
     assert demo.returncode == 1
 
 
@@ -74,7 +83,7 @@ def test_each_broken_promise_is_seen_in_its_step(demos: Mapping[str, subprocess.
 async def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int) -> None:
     with start(str(tmp_path), TMPDIR=str(tmp_path)) as demo:
         assert demo.stdout is not None
-        while not demo.stdout.readline().startswith("Step 1"):
+        while not demo.stdout.readline().startswith("The steps"):
             assert demo.poll() is None
         started = children(demo.pid) | {model for server in children(demo.pid) for model in children(server)}
         demo.send_signal(number)

@@ -1,14 +1,20 @@
 """The first screen of `turnkeeper dev`: all of it fits, whatever the names and the size of the terminal."""
 
+import html
 import re
 from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
+from tests.unit.docs.pages import ROOT
+from turnkeeper import agents_file
 from turnkeeper.dev.page import Facts, Line, lines
+from turnkeeper.dev.reader_shell import program
 from turnkeeper.domain.agent import Agent, PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
+from turnkeeper.tools.python import PythonTools, installed
+from turnkeeper.tools.toolbox import Toolbox
 
 RULES = tuple(
     PolicyRule(tool=f"{action.value.lower()}_*", action=action, ttl=timedelta(hours=1)) for action in PolicyAction
@@ -71,3 +77,23 @@ def test_what_the_policy_does_stands_before_the_tools() -> None:
 def test_no_name_moves_the_cursor() -> None:
     page = [text(line) for line in lines(facts(1, ["auto_\x1b[2J\u202e"]), width=80, height=24)]
     assert r"agent-0  runs     auto_\u001b[2J\u202e" in page
+
+
+def test_the_recorded_terminal_of_the_readme_is_what_is_printed_now() -> None:
+    """`make recording` makes it anew."""
+    picture = (ROOT / "docs/terminal.svg").read_text(encoding="utf-8")
+    recorded = html.unescape(re.sub(r"<[^>]+>", "", picture)).replace("\xa0", " ")
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "").replace("https://www.textualize.io", "")
+    toolbox = Toolbox([PythonTools(installed())])
+    agents = agents_file.load(agents_file.SAMPLES, default_model="m", toolbox=toolbox).values()
+    shown = Facts(
+        address="127.0.0.1:50051",
+        agents=[(agent, toolbox.offered(agent)) for agent in agents],
+        model="smollm2-135m-instruct, local; for agents with tools a script",
+        data=".turnkeeper: the database, server.log",
+        identity="none",
+    )
+    for line in lines(shown, width=80, height=24):
+        assert "".join(text(line).replace(program(), "turnkeeper").split()) in "".join(recorded.split())
+    for words in ("send_message waits for you -> turnkeeper approve", "approved by default", "turn answered after"):
+        assert "".join(words.split()) in "".join(recorded.split())
