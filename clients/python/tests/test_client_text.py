@@ -186,5 +186,6 @@ def test_the_text_is_exact_whatever_is_delivered_twice(
 
 def test_only_print_gets_more_than_the_text() -> None:
     text = TextPiece("Rome", message_id="m1", offset=0, restart=True, printed="\n(the answer begins anew)\nRome")
-    assert f"{text}|{text:>5}|{''.join([text])}|{text + ''}" == "Rome| Rome|Rome|Rome"
+    joined = "".join(iter([text]))
+    assert f"{text}|{text:>5}|{joined}|{text + ''}" == "Rome| Rome|Rome|Rome"
     assert str(text).startswith("\n(")

@@ -24,7 +24,7 @@ DEFAULT = "assistant"
 @command(
     "chat",
     panel=USE,
-    examples=("chat", "chat clerk", "chat --session k3f9q2", "echo 'What time is it?' | turnkeeper chat clerk"),
+    examples=("chat", "chat clerk", "chat --session k3f9q2", "chat clerk < messages.txt"),
 )
 async def chat(
     terminal: Terminal,
@@ -38,9 +38,11 @@ async def chat(
 ) -> ExitCode:
     """Talk to an agent.
 
-    On a terminal answers appear as the model writes them. Each tool call is one line, and a call that needs a person's
-    decision is a question in place; /help lists what else there is. Without a terminal each line of the input is a
-    message, answers are plain text, and nothing is approved: a turn that waits for a person ends it with status 3.
+    On a terminal answers appear as they are written, and a call that needs a
+    person's decision is a question in place. /help lists what else there is.
+
+    In a pipe each line is a message, and nothing is approved: a turn that
+    waits for a person ends the chat with status 3.
     """
     async with terminal.connection.open(resume=PATIENT) as client:
         chosen = await _session(client, agent, session)
