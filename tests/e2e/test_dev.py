@@ -21,7 +21,7 @@ from turnkeeper_client import Client, Session
 from turnkeeper_client.pb.v1.approval_pb2 import Approval
 from turnkeeper_client.pb.v1.chat_pb2 import TURN_STATE_AWAITING_APPROVAL, Turn
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(150)]
 BIN = Path(sys.executable).parent
 DEV = (str(BIN / "turnkeeper"), "dev")
 TOOLS = """\
@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def dev(folder: Path, port: int) -> AsyncIterator[PseudoTerminal]:
     flags = ("--port", str(port), "--agents", "desk.toml", "--tools", "desk.py")
     async with terminal([*DEV, *flags], env=environment(folder), cwd=folder) as screen:
-        await screen.until("turnkeeper sessions")
+        await screen.until("turnkeeper sessions", timeout=100)
         yield screen
 
 
@@ -197,6 +197,25 @@ async def test_a_changed_file_counts_for_the_next_call_and_a_broken_one_leaves_t
     assert await answer(session, turn) == "The tool answered: 6 for A-17"
 
 
+async def test_from_the_screen_to_an_approved_call_no_typed_line_is_longer_than_40(
+    dev: PseudoTerminal, folder: Path, port: int
+) -> None:
+    """The question is answered in place, in `turnkeeper chat`. At the usual port no address is typed."""
+    asks = "refund A-17 42"
+    typed = ["make run", ".venv/bin/turnkeeper chat desk", asks, "y"]
+    assert max(map(len, typed)) <= 40
+    variables = environment(folder, TURNKEEPER_CLIENT_ADDRESS=f"127.0.0.1:{port}")
+    async with terminal([str(BIN / "turnkeeper"), "chat", "desk"], env=variables, cwd=folder) as chat:
+        await chat.until("/help lists what you can do")
+        chat.type(f"{asks}\r")
+        await chat.until("Run it?")
+        chat.type("y\r")
+        await chat.until("The tool answered: 42")
+        await dev.until("turn answered")
+        chat.type("\x04")
+        assert await chat.ended() == 0
+
+
 async def test_a_changed_agents_file_counts_for_new_sessions(dev: PseudoTerminal, client: Client, folder: Path) -> None:
     old = await client.sessions.create("night")
     (folder / "desk.toml").write_text(AGENTS + '[[agent]]\nname = "day"\ntools = ["refnd"]\n')
@@ -228,7 +247,7 @@ async def test_ctrl_c_ends_all_of_it_at_once_and_the_next_run_goes_on(
         columns=120,
         rows=45,
     ) as screen:
-        await screen.until("turnkeeper sessions")
+        await screen.until("turnkeeper sessions", timeout=100)
         assert screen.lines[0].startswith("Turnkeeper serves on")
         assert "model    gpt-4.1-mini, yours" in screen.lines
         again = await session.turn(turn.turn_id)
@@ -252,7 +271,7 @@ async def test_in_a_pipe_there_are_plain_lines_and_a_reason_why_it_cannot_start(
         assert process.stdout is not None
         printed = b""
         try:
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(100):
                 async for line in process.stdout:
                     printed += line
                     if b"turnkeeper sessions" in line:

@@ -25,7 +25,7 @@ from tests.unit.docs.pages import DOCS, ROOT, blocks
 from turnkeeper_client import Client
 from turnkeeper_client.pb.v1.approval_pb2 import Approval
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(150)]
 EXAMPLES = ROOT / "examples"
 PAGE = (DOCS / "guide/support-desk.md").read_text(encoding="utf-8")
 SIGNING_SECRET = "a-signing-secret"
@@ -45,7 +45,7 @@ async def running(*command: str, cwd: Path, until_line: bytes, **variables: str)
     assert process.stdout is not None
     printed = b""
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(100):
             async for line in process.stdout:
                 printed += line
                 if until_line in line:
