@@ -11,6 +11,8 @@ from typing import Final
 
 PROCESS_BYTES: Final = 160 << 20
 """Bytes of a server without work: the interpreter, its libraries, the connections to the database."""
+SMALL: Final = 1024
+"""Bytes of a response that its call is counted with: nearly every delta has fewer."""
 SLACK: Final = 16
 """Beyond the budget, this part of it is given back on top: so that not each further byte asks again."""
 
@@ -30,6 +32,11 @@ class MemoryPart:
         """Counts bytes that the part holds from now on, or, less than 0, has given back."""
         self.used += size
         self._changed(size)
+
+    def add_large(self, size: int) -> None:
+        """Counts as `add` does, but not what its holder's own share has room for: SMALL bytes or fewer."""
+        if not -SMALL <= size <= SMALL:
+            self.add(size)
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:

@@ -1,7 +1,9 @@
 """What the HTTP client has collected of a body, for a reader that does not come at once."""
 
+import socket
+import sys
 from collections.abc import AsyncIterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 import httpx2
@@ -21,23 +23,36 @@ class Body(Protocol):
         """Waits for the next part; returns at most FULL_READ bytes, or None at the end. Raises the client's errors."""
         ...
 
+    def hold(self) -> None:
+        """Leaves what arrives to the system, which wakes the loop for FULL_READ bytes, an error or the end alone."""
+        ...
+
+    def release(self) -> bool:
+        """Ends `hold`: what has arrived comes in the loop's next look. Returns False if nothing was held."""
+        ...
+
 
 def body_of(response: httpx2.Response) -> Body:
     """Returns the answer's body: as the client has it, or through its decoder if it is compressed."""
     content = _content(response)
-    return _Decoded(response) if content is None or "content-encoding" in response.headers else _Collected(content)
+    if content is None or "content-encoding" in response.headers:
+        return _Decoded(response)
+    return Collected(content, _socket(response))
 
 
 def may_wait(body: Body) -> bool:
     """Returns True if nothing is lost when the connection breaks before the reader comes."""
-    return isinstance(body, _Collected)
+    return isinstance(body, Collected)
 
 
-class _Collected:
+class Collected:
     """A body as aiohttp collects it: there is no layer between, because each costs something with every delta."""
 
-    def __init__(self, content: aiohttp.StreamReader) -> None:
+    def __init__(self, content: aiohttp.StreamReader, connected: Any = None) -> None:
+        """`connected` is the connection's socket; without it, nothing is held."""
         self._content = content
+        self._socket = connected
+        self._is_held = False
 
     def collected(self) -> bytes:
         content = self._content
@@ -50,6 +65,22 @@ class _Collected:
             if rest := self._rest():
                 return rest
             raise
+
+    def hold(self) -> None:
+        if not self._is_held and self._socket is not None:
+            self._is_held = self._wake_at(FULL_READ)
+
+    def release(self) -> bool:
+        was_held, self._is_held = self._is_held, False
+        return was_held and self._wake_at(1)
+
+    def _wake_at(self, size: int) -> bool:
+        """Sets from how many bytes on the system wakes the loop. Returns False for a connection that is closed."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        except (OSError, ValueError):
+            self._socket = None
+        return self._socket is not None
 
     def _rest(self) -> bytes:
         """Returns what arrived before the connection broke and was not read."""
@@ -75,10 +106,31 @@ class _Decoded:
     async def read(self) -> bytes | None:
         return await anext(self._parts, None)
 
+    def hold(self) -> None:
+        """Does nothing: the decoder reads what arrives."""
+
+    def release(self) -> bool:
+        return False
+
 
 def _content(response: httpx2.Response) -> aiohttp.StreamReader | None:
     """Returns aiohttp's own stream of the body; None if it is not where this version has it."""
-    stream: object = response.stream
-    for name in ("_stream", "_aiohttp_response", "content"):
-        stream = getattr(stream, name, None)
+    stream = _at(response, "content")
     return stream if isinstance(stream, aiohttp.StreamReader) else None
+
+
+def _socket(response: httpx2.Response) -> Any:
+    """Returns the socket of the answer's connection; None where the system does not wake for what it holds.
+
+    Linux wakes a loop as soon as a lower mark is set than what waits; others would have to be tried.
+    """
+    transport: Any = _at(response, "connection", "transport") if sys.platform == "linux" else None
+    return None if transport is None else transport.get_extra_info("socket")
+
+
+def _at(response: httpx2.Response, *names: str) -> object:
+    """Returns what the client's own response has under these names; None if this version has it elsewhere."""
+    part: object = response.stream
+    for name in ("_stream", "_aiohttp_response", *names):
+        part = getattr(part, name, None)
+    return part

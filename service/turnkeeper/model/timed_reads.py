@@ -45,25 +45,41 @@ class TimedReads:
         if not seconds:
             return b"", None
         self._ended: asyncio.Future[_End] = self._loop.create_future()
-        self._timer = self._loop.call_later(seconds, self._read)
+        self._wait(seconds)
         try:
             return await self._ended
         finally:
-            self._timer.cancel()
+            self._next.cancel()
+            self._body.release()
+
+    def _wait(self, seconds: float) -> None:
+        """Leaves what arrives to the system for so long, then reads it."""
+        self._body.hold()
+        self._next: asyncio.Handle = self._loop.call_later(seconds, self._end_pause)
 
     def _seconds(self, size: int) -> float:
         """Returns how long to wait after a read of `size` bytes: until the next deadline at most."""
         return 0.0 if self._reader.done else min(self._pauses.after(size), self._watch.remaining())
 
+    def _end_pause(self) -> None:
+        """Lets the loop take what has come from the system: it looks once between two rounds of callbacks."""
+        if self._body.release():
+            self._next = self._loop.call_soon(self._look)
+        else:
+            self._read()
+
+    def _look(self) -> None:
+        self._next = self._loop.call_soon(self._read)
+
     def _read(self) -> None:
-        """Reads what has come. Sets the timer again, or ends the pause."""
+        """Reads what has come. Pauses again, or ends the pause for good."""
         if self._ended.done():
             return
         try:
             data = self._body.collected() if self._show is not None else b""
             is_read = is_plain(data, self._reader)
             if is_read and self._take(data) and (seconds := self._seconds(len(data))):
-                self._timer = self._loop.call_later(seconds, self._read)
+                self._wait(seconds)
             else:
                 self._ended.set_result((b"" if is_read else data, None))
         except ModelFailure as failed:

@@ -41,6 +41,7 @@ SETTLES = frozenset({"approval_requested", "client_tool_requested", "tool_return
 """The kinds of events after which a turn may wait for a decision, a client's tool, or its next model call."""
 ENDS = frozenset({"turn_completed", "turn_failed", "turn_cancelled"})
 """The kinds of events that end a turn."""
+_NEWS = ENDS | SETTLES
 
 MessageRequest = chat_pb2.SendMessageRequest | chat_pb2.StreamMessageRequest
 
@@ -98,7 +99,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 )
                 while settled is None and (batch := await watcher.next()):
                     # Also at a keep-alive: a reading that lags may have shown the turn as it was before its end.
-                    if batch.caught_up or not batch.events or batch.kinds & (ENDS | SETTLES):
+                    if batch.caught_up or not batch.events or batch.kinds & _NEWS:
                         settled = await self._turns.settled(key, record.turn_id, watcher)
                     yield response(batch, key) + _turn_field(settled)  # type: ignore[misc]  # bytes pass through
             except (StreamEnded, SessionError) as end:

@@ -1,8 +1,10 @@
 """Cursors: a position in a session's stream as an opaque text, bound to session and tenant. Not a credential."""
 
 import base64
+import binascii
 import hashlib
 import struct
+from functools import lru_cache
 
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
@@ -24,11 +26,24 @@ CHECK_BYTES = 8
 
 def encode(position: StreamPosition, *, key: SessionKey) -> str:
     """Returns the cursor of a position in this session: at most 200 ASCII characters."""
+    return encoded(position, key).decode()
+
+
+def encoded(position: StreamPosition, key: SessionKey) -> bytes:
+    """Returns the characters of `encode` as bytes: each response has one."""
     head = _FORM.pack(VERSION, position.sequence, position.attempt, position.offset, position.live)
-    body = head + position.message_id.encode()
-    if position.history:
-        body += _HISTORY + position.history.encode()
-    return base64.urlsafe_b64encode(body + _check(body, key)).decode().rstrip("=")
+    body = head + _tail(position.message_id, position.history)
+    text = binascii.b2a_base64(body + _check(body, key), newline=False)
+    return text.translate(_URL_SAFE).rstrip(b"=")
+
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+@lru_cache(maxsize=1024)
+def _tail(message_id: str, history: str) -> bytes:
+    """Returns the part of a cursor that stays the same while a message is written."""
+    return message_id.encode() + (_HISTORY + history.encode() if history else b"")
 
 
 def before(sequence: int, *, key: SessionKey) -> str:
@@ -66,5 +81,14 @@ def _refused(field: str, session_id: str) -> InvalidRequest:
 
 
 def _check(body: bytes, key: SessionKey) -> bytes:
-    parts = (key.tenant.encode(), key.session_id.encode(), body)
-    return hashlib.blake2b(b"\0".join(parts), digest_size=CHECK_BYTES).digest()
+    """Returns the checksum of a cursor of this session."""
+    digest = _begun(key).copy()
+    digest.update(body)
+    return digest.digest()
+
+
+@lru_cache(maxsize=1024)
+def _begun(key: SessionKey) -> hashlib.blake2b:
+    """Returns the checksum as it is before a cursor's own bytes."""
+    parts = (key.tenant.encode(), key.session_id.encode(), b"")
+    return hashlib.blake2b(b"\0".join(parts), digest_size=CHECK_BYTES)

@@ -1,5 +1,6 @@
 """The caller of an RPC: checked once at its headers, before its body is read, and kept for as long as it runs."""
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
@@ -150,26 +151,23 @@ class CallerCheck:
 class LaterChecks:
     """Checks the caller of one call again and again."""
 
-    __slots__ = ("_call", "_callers", "_context", "_due", "_every")
+    __slots__ = ("_call", "_callers", "_context", "_every", "due")
 
     def __init__(self, callers: CallerCheck, context: Context, call: CheckedCall | None, *, every: float) -> None:
         """`every`: seconds between two checks. `call`: None if the method needs no credential."""
         self._callers, self._context, self._call, self._every = callers, context, call, every
-        self._due = time.monotonic() + every
-
-    @property
-    def is_due(self) -> bool:
-        """Returns True if the caller is to be checked again."""
-        return self._call is not None and time.monotonic() >= self._due
+        self.due = time.monotonic() + every if call is not None else math.inf
+        """From this time on, in monotonic seconds, the caller is to be checked again."""
 
     async def again(self) -> None:
         """Checks the caller if that is due.
 
         Raises Unauthenticated if it may not make the call any more, and what `check_also` was given.
         """
-        if self._call is None or not self.is_due:
+        now = time.monotonic()
+        if self._call is None or now < self.due:
             return
-        self._due = time.monotonic() + self._every
+        self.due = now + self._every
         await self._callers.check_again(self._context, self._call)
         if (look := _ALSO.get()) is not None:
             await look()

@@ -296,17 +296,17 @@ class Boundary(aio.ServerInterceptor):
                 del request  # a replica keeps thousands of streams open
                 while response is not None:
                     after = ""  # from here on the servicer knows where its reader goes on
-                    writes.begin(task)
-                    self._responses.add(size := len(response))
+                    now = writes.begin(task)
+                    self._responses.add_large(size := len(response))
                     try:
-                        if check.is_due:
+                        if now >= check.due:
                             await check.again()
                         await context.write(response)
                     except (Unauthenticated, asyncio.CancelledError) as stopped:
                         raise await self._end_of(responses, stopped) from None
                     finally:
                         writes.end(task)
-                        self._responses.add(-size)
+                        self._responses.add_large(-size)
                     response = await anext(responses, None)
             except SessionError as error:
                 if carries_cursor(error.code) and not error.cursor:

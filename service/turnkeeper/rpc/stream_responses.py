@@ -13,8 +13,9 @@ from turnkeeper.rpc.status import carries_cursor
 def response(batch: Batch, key: SessionKey) -> bytes:
     """Returns the batch as a message's bytes. They are encoded once for all readers of the batch."""
     if not batch.wire:
-        at = _cursor(batch.position, key)
-        batch.wire = wire.response(batch.events, cursor=at, through=batch.position.sequence, caught_up=batch.caught_up)
+        position = batch.position
+        at = cursor.encoded(position, key)
+        batch.wire = wire.response(batch.events, cursor=at, through=position.sequence, caught_up=batch.caught_up)
     return batch.wire
 
 

@@ -20,11 +20,15 @@ class TaskDeadlines:
         self._begun: dict[Task, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, task: Task) -> None:
-        """Notes that this task begins its work. The task is cancelled if that takes too long."""
-        self._begun[task] = time.monotonic()  # to ask for the event loop costs a system call
+    def begin(self, task: Task) -> float:
+        """Notes that this task begins its work now. The task is cancelled if that takes too long.
+
+        Returns the time in monotonic seconds.
+        """
+        self._begun[task] = now = time.monotonic()  # to ask for the event loop costs a system call
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._timeout, self._cancel_late)
+        return now
 
     def is_late(self, task: Task) -> bool:
         """Returns True if only this object cancelled the task, and takes the cancellation back."""

@@ -3,6 +3,7 @@
 The unit tests compare them with what protobuf makes.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from google.protobuf.descriptor import Descriptor
@@ -15,8 +16,12 @@ VARINT, BYTES = 0, 2
 
 def varint(number: int) -> bytes:
     """Returns protobuf's variable-length form of a number ≥ 0."""
-    if number < 128:
+    if number < len(_SMALL):
         return _SMALL[number]
+    return _varint(number)
+
+
+def _varint(number: int) -> bytes:
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -25,8 +30,8 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-_SMALL = [bytes((number,)) for number in range(128)]
-"""The form of the numbers that fit into one byte."""
+_SMALL: Sequence[bytes] = [_varint(number) for number in range(4096)]
+"""The form of the numbers that nearly every delta has: lengths, offsets, sequence numbers."""
 
 
 def _tag(message: Descriptor, field: str, wire_type: int) -> bytes:
@@ -71,13 +76,12 @@ def _frame(session_id: str, turn_id: str, message_id: str, attempt: int) -> tupl
     return event.SerializeToString() + CONTENT_DELTA, content_delta.SerializeToString()
 
 
-def response(events: list[bytes], *, cursor: str, through: int, caught_up: bool) -> bytes:
+def response(events: list[bytes], *, cursor: bytes, through: int, caught_up: bool) -> bytes:
     """Returns a WatchEventsResponse, or a StreamMessageResponse without its turn: the field numbers are the same."""
     parts: list[bytes] = []
     for event in events:
         parts += (EVENTS, varint(len(event)), event)
-    cursor_bytes = cursor.encode()
-    parts += (CURSOR, varint(len(cursor_bytes)), cursor_bytes, THROUGH, varint(through))
+    parts += (CURSOR, varint(len(cursor)), cursor, THROUGH, varint(through))
     if caught_up:
         parts.append(CAUGHT_UP)
     return b"".join(parts)

@@ -5,7 +5,7 @@ Server and database are kept on one core, load and model on another.
 
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -24,6 +24,8 @@ from turnkeeper.settings import Settings
 SHORT, LONG = 64, 256
 """Chunks of the two answers; the difference in CPU is the cost of the chunks between."""
 PACES: Final = {chunks: Pace(chunks, apart_ms=20, first_ms=50) for chunks in (SHORT, LONG)}
+BEFOREHAND: Final = Pace(8, apart_ms=20)
+"""No faster than the measured answers: what is refused in an overload would warm nothing."""
 SLOWEST_F7: Final = 0.12
 """CPU milliseconds of F7 for a further delta; a slower one is no floor."""
 JUDGED_FROM: Final = 64
@@ -57,30 +59,26 @@ Rounds = Mapping[tuple[str, int], Sequence[LiveRound]]
 
 
 async def live_streams(bench: Bench, *, concurrency: int) -> list[Row]:
-    """Runs rounds of the subject and the floors by turns, with short and with long answers; F5 in one round alone."""
+    """Runs rounds of the subject and the floors by turns, with short and with long answers; F5 in one round alone.
+
+    The subject that sends deltas as they come has the database after the other one: each has its own cost alone.
+    """
     model = await bench.parts.pacing_model()
-    async with AsyncExitStack() as stack:
-        sides = await _sides(bench, stack, model.address)
-        serving = [pid for server in sides.values() for pid in server.pids]
-        driving = [*model.pids, *bench.parts.load.pids]
-        stack.enter_context(cores.pinned(serving=[*serving, *bench.parts.database_pids], driving=driving))
-        for name, server in sides.items():
-            bench.show_progress(f"warming up: {name}")
-            await play(bench, server, Pace(8, apart_ms=5), count=2 * concurrency, concurrency=concurrency)
-        await bench.parts.load.run(model_lateness, url=model.address)
-        results: dict[tuple[str, int], list[LiveRound]] = {}
-        rounds, repeats = (1, 1) if bench.scale.quick else (min(3, bench.scale.rounds), 2)
-        model_cpu = cpu_seconds(model.pids)
-        for number in range(rounds):
-            for chunks, pace in PACES.items():
-                for name, server in sides.items():
-                    if name == "F5" and number:
-                        continue
-                    bench.show_progress(f"round {number + 1} of {rounds}: {name}, {chunks} chunks")
-                    result = await play(bench, server, pace, count=repeats * concurrency, concurrency=concurrency)
-                    results.setdefault((name, chunks), []).append(result)
-        model_cpu = cpu_seconds(model.pids) - model_cpu
-        own = await bench.parts.load.run(model_lateness, url=model.address)
+    results: dict[tuple[str, int], list[LiveRound]] = {}
+    model_cpu = cpu_seconds(model.pids)
+    await bench.parts.load.run(model_lateness, url=model.address)
+    floors = {
+        "F2": await bench.parts.floor("relay", model_url=model.address),
+        "F5": await agents_sdk.floor(bench, model_url=model.address),
+        "F7": await bench.parts.floor("relay_bare", model_url=model.address),
+    }
+    async with _subject(bench, "live", model_url=model.address) as server:
+        await _rounds(bench, {"subject": server, **floors}, results, concurrency=concurrency)
+    if "delta_interval" in Settings.model_fields:
+        async with _subject(bench, "live-0", "--delta-interval", "0", model_url=model.address) as server:
+            await _rounds(bench, {"interval_0": server}, results, concurrency=concurrency)
+    model_cpu = cpu_seconds(model.pids) - model_cpu
+    own = await bench.parts.load.run(model_lateness, url=model.address)
     rows = rows_of(results, at=concurrency)
     rows.append(row(f"live.{concurrency}.model.late_p99", "p99 of the model's own lateness", [own["p99"]], unit="ms"))
     rows.append(
@@ -89,20 +87,35 @@ async def live_streams(bench: Bench, *, concurrency: int) -> list[Row]:
     return rows
 
 
-async def _sides(bench: Bench, stack: AsyncExitStack, model_url: str) -> dict[str, Served]:
-    """Starts the subject, with deltas as they come too if it can hold them back, and the floors."""
+def _subject(bench: Bench, name: str, *flags: str, model_url: str) -> AbstractAsyncContextManager[Served]:
+    database = f"{name}-{uuid.uuid4().hex[:8]}"
+    return bench.parts.server(name, *flags, database=database, OPENAI_BASE_URL=model_url)
 
-    async def subject(name: str, *flags: str) -> Served:
-        server = bench.parts.server(name, *flags, database=f"{name}-{uuid.uuid4().hex[:8]}", OPENAI_BASE_URL=model_url)
-        return await stack.enter_async_context(server)
 
-    sides = {"subject": await subject("live")}
-    if "delta_interval" in Settings.model_fields:
-        sides["interval_0"] = await subject("live-0", "--delta-interval", "0")
-    sides["F2"] = await bench.parts.floor("relay", model_url=model_url)
-    sides["F5"] = await agents_sdk.floor(bench, model_url=model_url)
-    sides["F7"] = await bench.parts.floor("relay_bare", model_url=model_url)
-    return sides
+async def _rounds(
+    bench: Bench,
+    sides: Mapping[str, Served],
+    results: dict[tuple[str, int], list[LiveRound]],
+    *,
+    concurrency: int,
+) -> None:
+    """Adds the rounds of these sides to the results: one side after the other, again and again."""
+    model = await bench.parts.pacing_model()
+    serving = [pid for server in sides.values() for pid in server.pids]
+    driving = [*model.pids, *bench.parts.load.pids]
+    with cores.pinned(serving=[*serving, *bench.parts.database_pids], driving=driving):
+        for name, server in sides.items():
+            bench.show_progress(f"warming up: {name}")
+            await play(bench, server, BEFOREHAND, count=2 * concurrency, concurrency=concurrency)
+        rounds, repeats = (1, 1) if bench.scale.quick else (min(3, bench.scale.rounds), 2)
+        for number in range(rounds):
+            for chunks, pace in PACES.items():
+                for name, server in sides.items():
+                    if name == "F5" and number:
+                        continue
+                    bench.show_progress(f"round {number + 1} of {rounds}: {name}, {chunks} chunks")
+                    result = await play(bench, server, pace, count=repeats * concurrency, concurrency=concurrency)
+                    results.setdefault((name, chunks), []).append(result)
 
 
 async def play(bench: Bench, server: Served, pace: Pace, *, count: int, concurrency: int) -> LiveRound:

@@ -69,6 +69,12 @@ class InParts:
     async def read(self) -> bytes | None:
         return self.collected() or None
 
+    def hold(self) -> None:
+        """Does nothing: there is no connection."""
+
+    def release(self) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("events", STREAMS.values(), ids=list(STREAMS))
 def test_a_read_of_many_parts_costs_little(events: list[Any]) -> None:

@@ -83,6 +83,12 @@ class Reading:
             await asyncio.sleep(max(0, self._sent[0][0] - self.now) / 1000)
         return self.collected() or None
 
+    def hold(self) -> None:
+        """Does nothing: there is no connection."""
+
+    def release(self) -> bool:
+        return False
+
     async def _read(self) -> None:
         reader = AnswerReader(ModelRequest(model="m", messages=()), max_answer_bytes=1 << 20)
         watch = DeadlineWatch(self._deadlines, loop=self.loop)

@@ -37,6 +37,12 @@ class Body:
             await asyncio.Event().wait()
         return self.collected() or None
 
+    def hold(self) -> None:
+        """Does nothing: there is no connection."""
+
+    def release(self) -> bool:
+        return False
+
 
 class Reading:
     """One answer that is read: what was yielded, and what was shown."""

@@ -142,7 +142,7 @@ def test_a_batch_of_bytes_is_the_message_that_protobuf_would_make(
     texts: list[str], cursor: str, through: int, caught_up: bool
 ) -> None:
     events = [CODEC.number(CODEC.encode("s", an_event(text)), n) for n, text in enumerate(texts, start=1)]
-    data = wire.response(events, cursor=cursor, through=through, caught_up=caught_up)
+    data = wire.response(events, cursor=cursor.encode(), through=through, caught_up=caught_up)
     for kind in (session_pb2.WatchEventsResponse, chat_pb2.StreamMessageResponse):
         parsed = [event_pb2.Event.FromString(event) for event in events]
         whole = kind(events=parsed, cursor=cursor, through_sequence=through, caught_up=caught_up)

@@ -56,7 +56,6 @@ class Feed:
         "_request_preview",
         "_ring",
         "_ring_bytes",
-        "_shortest_interval",
         "changed",
         "delta_interval",
         "grown",
@@ -90,7 +89,6 @@ class Feed:
         """Seconds between two times at which new text is shown, at least."""
         self._asked_intervals = [delta_interval]
         """The replica's interval, then those that watchers ask for."""
-        self._shortest_interval = delta_interval
         self.watchers = 0
         """Watchers, waiting callers, and turns that run here."""
         self.text_watchers = 0
@@ -186,8 +184,8 @@ class Feed:
 
     def _count(self, *, is_news: bool = True) -> None:
         """Counts what the feed holds now. A model call that was left behind may still write into a closed one."""
-        size = self._ring_bytes + EVENT_BYTES * len(self._ring) + sum([len(text) for _, text, _ in self.texts.values()])
-        size += self.preview.held if self.preview is not None else 0
+        size = self._ring_bytes + EVENT_BYTES * len(self._ring) + (self.preview.held if self.preview is not None else 0)
+        size += sum([len(text) for _, text, _ in self.texts.values()]) if self.texts else 0
         self._memory.hold(self, size if self.watchers else 0, is_news=is_news)
 
     def publish(self, events: Sequence[StoredEvent], *, after: LogEnd = NO_EVENT) -> None:
@@ -281,7 +279,7 @@ class Feed:
             started_after=started_after,
             lease_held=lease_held,
         )
-        self.preview.interval = lambda: self._shortest_interval
+        self._set_interval()
         return self.preview
 
     def begin_remote_preview(self, *, turn_id: str, message_id: str, attempt: int, started_after: int) -> Preview:
@@ -313,7 +311,7 @@ class Feed:
         self.text_watchers += 1
         if interval is not None:
             self._asked_intervals.append(interval)
-            self._shortest_interval = min(self._asked_intervals)
+            self._set_interval()
         if self.preview is None or not self.preview.local:
             self.request_preview()
 
@@ -322,7 +320,11 @@ class Feed:
         self.text_watchers -= 1
         if interval is not None:
             self._asked_intervals.remove(interval)
-            self._shortest_interval = min(self._asked_intervals)
+            self._set_interval()
+
+    def _set_interval(self) -> None:
+        if self.preview is not None:
+            self.preview.interval = min(self._asked_intervals)
 
     def request_preview(self) -> None:
         """Requests a lookup of the text that another replica writes in this session."""

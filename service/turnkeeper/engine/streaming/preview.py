@@ -8,16 +8,17 @@ import asyncio
 import math
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 CHUNK_BYTES: Final = 160
 """Memory of a chunk beside its text: its objects."""
 READER_FIRST: Final = 0.002
 """Seconds that text is shown late, so that the reader of the model, which comes at the same time, adds to it first."""
 _MILLISECOND: Final = 0.001
+MOST_KEPT: Final = 4096
+"""Bytes of several chunks that are shown at once, and then kept together, at most."""
 PHASES: Final = 2
 """Times in an interval at which texts are shown, the same for all: a loop that is woken for many at once has less work.
 
@@ -25,13 +26,15 @@ More would wake it for fewer; with one, every stream's work would come in a sing
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A chunk of a message's text in UTF-8."""
 
     offset: int
     """Bytes of the text before it."""
     text: bytes
+
+
+_NO_CHUNK: Final = Chunk(-1, b"")
 
 
 class Preview:
@@ -74,8 +77,9 @@ class Preview:
         self.shown = 0
         """Bytes of the text that watchers may see."""
         self.chunks: list[Chunk] = []
-        self.interval: Callable[[], float] = lambda: 0.0
-        """Returns the seconds between two times at which new text is shown, at least; 0: each chunk as it comes."""
+        self.interval = 0.0
+        """Seconds between two times at which new text is shown, at least; 0: each chunk as it comes."""
+        self._last_shown = _NO_CHUNK
         self._shown_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
@@ -104,8 +108,9 @@ class Preview:
 
     def append_unless_closed(self, text: str) -> bool:
         """Adds the next text as `append` does. Returns False if the owner no longer waits for any."""
-        if not self.closed:
-            self._add(text.encode())
+        if self.closed:
+            return False
+        self._add(text.encode())
         return not self.closed
 
     def close(self) -> None:
@@ -142,21 +147,37 @@ class Preview:
 
     def patience(self) -> float:
         """Returns the seconds until further text is shown: text that is added earlier is seen no earlier."""
-        interval = self.interval()
-        return max(0.0, self._shown_at + interval - self._loop.time()) if interval else 0.0
+        if not self.interval:
+            return 0.0
+        seconds = self._shown_at + self.interval - self._loop.time()
+        return seconds if seconds > 0 else 0.0
 
     def uncover(self) -> None:
         """Lets watchers see all of the text, when they are notified for another reason."""
         self._stop_timer()
         if self.shown < self.size:
-            self.shown = self.size
-            self._shown_at = _phase(self._loop.time(), self.interval() / PHASES)
+            self._show_to(self.size)
+            self._shown_at = _phase(self._loop.time(), self.interval / PHASES)
+
+    def _show_to(self, size: int) -> None:
+        """Moves the end of what watchers see. Nearly all of them lack the text since the last time, and that alone."""
+        last, start, self.shown = self.chunks[-1], self.shown, size
+        if last.offset != start:
+            is_short = size - start <= MOST_KEPT
+            last = Chunk(*self._text_from(start, most=MOST_KEPT)) if is_short else _NO_CHUNK
+        self._last_shown = last
 
     def text_from(self, offset: int, *, most: int, until: int | None = None) -> tuple[int, bytes]:
         """Returns the text from a byte on, whole characters of at most `most` bytes, and the byte where it begins.
 
         It begins earlier than `offset` if that byte is inside a character. It ends at the byte `until`, at the latest.
         """
+        last = self._last_shown
+        if last.offset == offset and until == self.shown and len(last.text) <= most:
+            return last
+        return self._text_from(offset, most=most, until=until)
+
+    def _text_from(self, offset: int, *, most: int, until: int | None = None) -> tuple[int, bytes]:
         first = max(0, len(self.chunks) - 1)  # nearly always: a watcher lacks the last chunk
         if self.chunks and self.chunks[first].offset > offset:
             first = max(0, bisect_right(self.chunks, offset, key=attrgetter("offset")) - 1)
@@ -177,12 +198,11 @@ class Preview:
         """Adds a chunk at the end. Shows it now if the interval is over, otherwise then."""
         self.chunks.append(Chunk(self.size, data))
         self.size += len(data)
-        interval = self.interval()
-        if not interval:
-            self.shown = self.size
+        if not self.interval:
+            self._show_to(self.size)
             self._notify()
             return
-        due = self._shown_at + interval
+        due = self._shown_at + self.interval
         if self._loop.time() >= due:
             self._show()
         elif self._timer is None:

@@ -202,9 +202,11 @@ class Watcher:
         StreamEnded with the position at a planned end (StreamRotated, ServerDraining).
         """
         clock, broadcast = self._watchers.clock, self._broadcast
-        self._record_delivery(clock())
+        now = clock()
+        if self._began:
+            self._record_delivery(now)
         while not self._finished:
-            if self._check_planned_end(clock()):
+            if self._check_planned_end(now):
                 self._kinds = NONE  # one look for each change of the session
                 await self._watchers.head(self._key)  # raises SessionNotFound if the session was deleted
             if self._deltas_from:
@@ -213,10 +215,11 @@ class Watcher:
             if count != self._complete_at:
                 if batch := await self._next_batch(count):
                     return batch
+                now = clock()
                 continue
             until = min(self._sent_at + self._watchers.keep_alive, self._ends_at)
             await self._wait(broadcast, until=until)
-            if clock() >= until:
+            if (now := clock()) >= until:
                 return Batch(self.position)
         return None
 
@@ -239,12 +242,14 @@ class Watcher:
     async def _wait(self, broadcast: Broadcast, *, until: float) -> None:
         """Waits for the next change, at most until this time of the loop's clock."""
         rest()
+        count = broadcast.count
         self._future = broadcast.subscribe()
         self._watchers.timers.set(self, until)
         try:
             await self._future
         finally:
-            broadcast.unsubscribe(self._future)
+            if broadcast.count == count:  # a change has forgotten the future itself
+                broadcast.unsubscribe(self._future)
             self._future = None
 
     async def _hold_deltas(self) -> None:
@@ -349,8 +354,6 @@ class Watcher:
 
     def _record_delivery(self, now: float) -> None:
         """Records that the last batch was delivered, and how late it was."""
-        if not self._began:
-            return
         self._sent_at, self.resume_at = now, self.position
         is_counted = self._watchers.metrics.counting and self._kinds and self.position.live
         if is_counted and (lag := self._feed.lag(self.position.sequence)) is not None:

@@ -100,17 +100,20 @@ class Claims:
         """Returns heads that are due, in the order in which to try them: one tenant after the other.
 
         The first tenant is the one after that of the last claim. The heads of a tenant are in random order: other
-        replicas try the same ones.
+        replicas try the same ones. Once nothing is due, any tenant may be the first, so that the next look is one read.
         """
         heads = self._connection.heads.with_options(read_concern=_NEWEST)
         candidates: list[Document] = []
-        for tenants in ({"$gt": self._last_tenant}, {"$lte": self._last_tenant}):
+        last = self._last_tenant
+        for tenants in ({"$gt": last}, {"$lte": last}) if last else ({"$gte": ""},):
             if len(candidates) > 1:
                 break
             due = _due(owner, tenants=tenants, schema=self._connection.schema, without=without)
             part = await heads.aggregate(due, hint=DUE).to_list(OLDEST)
             random.shuffle(part)
             candidates += sorted(part, key=itemgetter("tenant"))
+        if not candidates:
+            self._last_tenant = ""
         return candidates
 
     async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:

@@ -165,7 +165,7 @@ def test_texts_that_begin_at_different_times_are_shown_at_common_times(tail: Tai
             started_after=5,
             lease_held=lambda: True,
         )
-        beginning.interval = INTERVAL.total_seconds
+        beginning.interval = INTERVAL.total_seconds()
         return beginning
 
     one, other = preview("m"), preview("n")
