@@ -12,11 +12,11 @@ import pyte
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from turnkeeper_client import screen as client_screen
-from turnkeeper_client.screen import ANEW, Screen, place, taken_back
+from turnkeeper_client.screen import ANEW, Screen, place, taken_back, width_of
 from turnkeeper_client_testing.events import completed, delta, ended, message_response, started, superseded
 from turnkeeper_client_testing.server import Stage, stage
 
@@ -49,9 +49,19 @@ ANSWER = "Zürich 漢字.\n" + "Was steht, gilt. " * 12
 TEXTS = st.text(alphabet=st.sampled_from("ab c\né漢\t"), max_size=40)
 
 
+class Terminal(pyte.HistoryScreen):
+    """Wraps a wide character that does not fit at the end of a line, as terminals do and pyte does not."""
+
+    def draw(self, data: str) -> None:
+        for character in data:
+            if self.cursor.x == self.columns - 1 and width_of(character) == 2:
+                self.cursor.x = self.columns
+            super().draw(character)
+
+
 def rendered(columns: int, *printed: str) -> list[str]:
     """Returns all lines of a terminal, those that have left its screen too, without empty ones at the end."""
-    screen = pyte.HistoryScreen(columns, LINES, history=1000)
+    screen = Terminal(columns, LINES, history=1000)
     screen.set_mode(pyte.modes.LNM)  # as a terminal's driver does, a newline begins at the left
     stream = pyte.Stream(screen)
     for text in printed:
@@ -63,6 +73,8 @@ def rendered(columns: int, *printed: str) -> list[str]:
     return lines
 
 
+@settings(deadline=None)
+@example(parts=[("a\nccacc", False, True), ("\nxy", False, True), ("\nz", True, True)], columns=5)
 @given(
     parts=st.lists(st.tuples(TEXTS, st.booleans(), st.booleans()), min_size=1, max_size=6),
     columns=st.integers(2, 20),
@@ -89,11 +101,12 @@ def test_what_counts_is_on_the_screen_and_nothing_else(parts: list[tuple[str, bo
 
 
 def test_the_cursor_s_place_is_known_or_not_certain() -> None:
-    assert place("", 10) == (0, 0)
-    assert place("a" * 10, 10) == (0, 10)
-    assert place("a" * 11, 10) == (1, 1)
-    assert place("a" * 9 + "漢", 10) == (1, 2)
-    assert place("e\u0301", 10) == (0, 1)
+    assert place("", 10) == (0, 0, 0)
+    assert place("a" * 10, 10) == (0, 10, 0)
+    assert place("a" * 11, 10) == (1, 1, 10)
+    assert place("a" * 9 + "漢", 10) == (1, 2, 9)
+    assert place("\ne\u0301", 10) == (1, 1, 1)
+    assert taken_back("a" * 12 + "b\nc", 12, 12, 5) == "\x1b[2A\r\x1b[J" + "a" * 12
     for uncertain in ("a\x1b[2J", "\U0001f468\u200d\U0001f469", "\u2764\ufe0f", "\U0001f1e9\U0001f1ea", "\r"):
         assert place(uncertain, 10) is None
     assert taken_back("abc", 0, 10, 5) == "\r\x1b[J"

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import unicodedata
+from typing import NamedTuple
 
 ANEW = "\n(the answer begins anew)\n"
 """What is printed where the text before it cannot be erased: into a file, or where it has left the screen."""
@@ -18,27 +19,38 @@ class Screen:
     """What a loop has printed of its answers: each piece and nothing else, from the beginning of a line on."""
 
     def __init__(self) -> None:
-        self._line = ""
-        """The line in which the message of the last piece begins, and all that was printed since."""
-        self._begin = 0
-        """Where in it that message begins."""
+        self._before = ""
+        """The line in which the message of the last piece begins, up to that message."""
+        self._printed: list[str] = []
+        """What was printed of that message."""
         self._message_id = ""
 
     def added(self, text: str, message_id: str, *, restart: bool) -> str:
         """Returns what is to be printed for a piece: its text, after what takes back the text that no longer counts."""
         size = terminal_size()
         shown = text if size is None else visible(text)
-        before = ""
-        if restart and (self._begin < len(self._line) or not self._message_id):
-            back = None if size is None else taken_back(self._line, self._begin, *size)
-            before = ANEW if back is None else back
-            self._line, self._begin = ("", 0) if back is None else (self._line[: self._begin], self._begin)
-        elif not restart and message_id != self._message_id:
-            self._line = self._line.rpartition("\n")[2]
-            self._begin = len(self._line)
+        back = ""
+        if restart:
+            back = self._taken_back(size)
+        elif message_id != self._message_id:
+            self._before = (self._before + "".join(self._printed)).rpartition("\n")[2]
+            self._printed = []
         self._message_id = message_id
-        self._line += shown
-        return before + shown
+        if shown:
+            self._printed.append(shown)
+        return back + shown
+
+    def _taken_back(self, size: tuple[int, int] | None) -> str:
+        """Returns what is printed before a message that begins anew: an erasure, or ANEW where that cannot be."""
+        if self._message_id and not self._printed:
+            return ""
+        printed = "".join(self._printed)
+        self._printed = []
+        back = None if size is None else taken_back(self._before + printed, len(self._before), *size)
+        if back is None:
+            self._before = ""
+            return ANEW
+        return back
 
 
 def terminal_size() -> tuple[int, int] | None:
@@ -66,28 +78,38 @@ def taken_back(line: str, begin: int, columns: int, lines: int) -> str | None:
     first, last = place(line[:begin], columns), place(line, columns)
     if first is None or last is None:
         return None
-    row, column = (first[0] + 1, 0) if first[1] == columns else first  # the next character would have wrapped
-    up = last[0] - row
+    up = last.row - first.row
     if up >= lines:
         return None
-    return (f"\x1b[{up}A" if up > 0 else "") + "\r" + (f"\x1b[{column}C" if column else "") + "\x1b[J"
+    back = (f"\x1b[{up}A" if up > 0 else "") + "\r"
+    if first.column == columns:  # only a character at the edge leaves the cursor there
+        return f"{back}\x1b[J{line[first.begin : begin]}"
+    return back + (f"\x1b[{first.column}C" if first.column else "") + "\x1b[J"
 
 
-def place(text: str, columns: int) -> tuple[int, int] | None:
-    """Returns row and column of the cursor after the text, both from 0. Returns None if it is not certain.
+class Place(NamedTuple):
+    """Where the cursor is after a text, from 0. The column after a line's last one: the next character wraps."""
 
-    The column after a line's last one means that the next character wraps.
-    """
-    row = column = 0
-    for character in text:
+    row: int
+    column: int
+    begin: int
+    """The first character of the row, by its index in the text."""
+
+
+def place(text: str, columns: int) -> Place | None:
+    """Returns where the cursor is after the text. Returns None if it is not certain."""
+    row = column = begin = 0
+    for index, character in enumerate(text):
         if character == "\n":
-            row, column = row + 1, 0
+            row, column, begin = row + 1, 0, index + 1
             continue
         width = TAB - column % TAB if character == "\t" else width_of(character)
         if width is None or (character == "\t" and column + width >= columns):  # terminals differ at the edge
             return None
-        row, column = (row + 1, width) if column + width > columns else (row, column + width)
-    return row, column
+        if column + width > columns:
+            row, column, begin = row + 1, 0, index
+        column += width
+    return Place(row, column, begin)
 
 
 def width_of(character: str) -> int | None:

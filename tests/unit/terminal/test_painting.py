@@ -4,7 +4,7 @@ import io
 
 import pyte
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -45,6 +45,7 @@ def shown(text: str) -> list[str]:
     return terminal.lines
 
 
+@settings(deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
 def test_the_last_text_is_on_the_screen_and_nothing_else(texts: list[str]) -> None:
     terminal = Terminal()
