@@ -16,7 +16,6 @@ from turnkeeper.dev.feed import LiveFeed
 from turnkeeper.dev.models import DevModels
 from turnkeeper.dev.page import Facts, lines
 from turnkeeper.dev.printer import Printer
-from turnkeeper.dev.reader_shell import command
 from turnkeeper.dev.screen_log import ScreenLog, clock
 from turnkeeper.dev.watching import WatchedFiles
 from turnkeeper.settings import Settings
@@ -24,6 +23,7 @@ from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.store.embedded import DatabaseLost
 from turnkeeper.telemetry import logs
 from turnkeeper.terminal.console import Output
+from turnkeeper.terminal.reader_shell import command
 
 _STARTS: Final = ("database", "model", "server")
 

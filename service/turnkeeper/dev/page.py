@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from turnkeeper.dev.reader_shell import command
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.tool import PolicyAction, ToolSpec
 from turnkeeper.terminal.console import Part
+from turnkeeper.terminal.reader_shell import command
 from turnkeeper.visible_text import visible
 
 Line = tuple[Part, ...]

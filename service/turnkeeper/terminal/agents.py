@@ -40,7 +40,7 @@ async def list_agents(terminal: Terminal, context: typer.Context) -> None:
         terminal.output.show_json(response)
         return
     rows: list[list[Part]] = [
-        [(agent.name, "bold"), agent.model, agent.version, ", ".join(agent.tools), in_one_line(agent.description)]
+        [(agent.name, "bold"), agent.model, agent.version, str(len(agent.tools)), in_one_line(agent.description)]
         for agent in response.agents
     ]
     terminal.output.show_table(["AGENT", "MODEL", "VERSION", "TOOLS", "DESCRIPTION"], rows)

@@ -92,7 +92,7 @@ def _show_change(terminal: Terminal, approval: Approval) -> None:
     label = (datetime.now().astimezone().strftime("%H:%M:%S"), "dim")
     name: Part = (f"{approval.agent}  ", "bold")
     if is_new:
-        advice = (f" → turnkeeper approve {short(approval.approval_id)}", "yellow")
+        advice = (f" → {terminal.shell(f'approve {short(approval.approval_id)}')}", "yellow")
         arguments = (f"\n{in_one_line(approval.arguments_json)}", "dim")
         terminal.output.show_beside(label, name, f"{approval.tool} waits for you", advice, arguments)
     else:

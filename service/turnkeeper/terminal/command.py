@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Concatenate, Final, ParamSpec
@@ -16,6 +17,7 @@ from turnkeeper.terminal.connection import ConnectionOptions
 from turnkeeper.terminal.console import Output, standard_error, standard_output
 from turnkeeper.terminal.exit_codes import ExitCode
 from turnkeeper.terminal.failures import CommandFailed, explained
+from turnkeeper.terminal.reader_shell import program
 from turnkeeper_client import Client
 
 P = ParamSpec("P")
@@ -33,6 +35,12 @@ class Terminal:
     errors: Output
     json: bool
     """True for JSON on the output, and nothing else there."""
+    flags: str = ""
+    """The connection's flags as they were typed."""
+
+    def shell(self, text: str) -> str:
+        """Returns a command of this program that works in the reader's shell, for the same service."""
+        return f"{program()} {text}{self.flags}"
 
     def client(self) -> Client:
         """Returns a client of the service, to be closed by the caller: `async with terminal.client() as client`."""
@@ -99,7 +107,8 @@ def _run(
     try:
         chosen = ConnectionOptions.chosen(given, profile=profile)
         address = chosen.address
-        terminal = Terminal(connection=chosen, output=output, errors=errors, json=as_json)
+        flags = connection.typed_flags({**given, "profile": profile}, os.environ)
+        terminal = Terminal(connection=chosen, output=output, errors=errors, json=as_json, flags=flags)
         interrupts.raise_again()
         return asyncio.run(work())
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -87,6 +88,19 @@ assert set(_HELP) == {*NAMES, "profile"}
 def parameters() -> list[inspect.Parameter]:
     """Returns the options that each command has, for typer."""
     return [_parameter(name, metavar, text) for name, (metavar, text) in _HELP.items()]
+
+
+def typed_flags(given: Mapping[str, str | None], environ: Mapping[str, str]) -> str:
+    """Returns the flags of these options as a shell takes them, without those that a variable gives in any case.
+
+    A command that is printed for the reader needs the same flags.
+    """
+    flags = ""
+    for name, value in given.items():
+        usual = environ.get(f"{PREFIX}{name.upper()}") or (ADDRESS if name == "address" else "")
+        if value and value != usual:
+            flags += f" --{name.replace('_', '-')} {shlex.quote(value)}"
+    return flags
 
 
 def help_texts() -> Mapping[str, str]:

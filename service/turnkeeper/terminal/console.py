@@ -23,6 +23,8 @@ Part = str | tuple[str, str]
 """Text to print, or text with its style in the words of rich: `bold`, `red`, `dim`."""
 WIDE: Final = 100_000
 """Columns of a file or a pipe: no line of it is folded or cut."""
+NARROW: Final = 22
+"""Columns of the widest cell in a column of a table that is never folded."""
 
 
 class Output:
@@ -78,12 +80,14 @@ class Output:
             name = Text(" " * name.cell_len)
 
     def show_table(self, header: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
-        """Prints rows in columns under a header. On a narrow terminal the last column is folded, not cut."""
+        """Prints rows in columns under a header. On a narrow terminal the wide columns are folded, and none is cut."""
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for name in header:
-            table.add_column(styled(name), overflow="fold", no_wrap=name != header[-1])
-        for row in rows:
-            table.add_row(*(styled(cell) for cell in row))
+        cells = [[styled(cell) for cell in row] for row in rows]
+        for number, name in enumerate(header):
+            is_narrow = all(row[number].cell_len <= NARROW for row in cells) and name != header[-1]
+            table.add_column(styled(name), overflow="fold", no_wrap=is_narrow)
+        for row in cells:
+            table.add_row(*row)
         self.console.print(table)
 
     def show_json(self, message: Message, *, one_line: bool = False) -> None:

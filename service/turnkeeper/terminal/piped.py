@@ -47,6 +47,6 @@ def _show_pending(terminal: Terminal, turn: Turn) -> None:
     """Prints what the turn waits for, and how to decide. This command never decides."""
     for item in turn.pending:
         if item.approval_id and not terminal.json:
-            terminal.output.show(f"waits for a decision: turnkeeper approve {item.approval_id}")
+            terminal.output.show(f"waits for a decision: {terminal.shell(f'approve {item.approval_id}')}")
         elif not item.approval_id:
-            terminal.errors.show(f"the turn waits; turnkeeper show {turn.session_id} tells for what")
+            terminal.errors.show(f"the turn waits; {terminal.shell(f'show {turn.session_id}')} tells for what")

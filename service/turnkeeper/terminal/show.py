@@ -56,7 +56,7 @@ async def show(
                 if terminal.json:
                     terminal.output.show_json(event, one_line=True)
                 else:
-                    story.show_event(event, terminal.output)
+                    story.show_event(event, terminal.output, shell=terminal.shell)
 
 
 @command(

@@ -29,10 +29,16 @@ Payload = Any
 Line = Sequence[Part]
 
 
-def show_event(event: Event, output: Output) -> None:
-    """Prints an event: its time, and beside it what happened. Text of others never begins a line of the screen."""
+def show_event(event: Event, output: Output, *, shell: Callable[[str], str]) -> None:
+    """Prints an event: its time, and beside it what happened. Text of others never begins a line of the screen.
+
+    `shell` returns a command of this program as the reader's shell takes it.
+    """
     kind = event.WhichOneof("payload")
-    line = _LINES[kind](getattr(event, kind)) if kind is not None and kind in _LINES else _unknown(event)
+    if kind == "approval_requested":
+        line = _requested(event.approval_requested, shell)
+    else:
+        line = _LINES[kind](getattr(event, kind)) if kind is not None and kind in _LINES else _unknown(event)
     if line:
         output.show_beside((clock(event.create_time), _DIM), *line)
 
@@ -75,17 +81,17 @@ def _requested_of_client(event: event_pb2.ClientToolRequested) -> Line:
     return [("the client must run ", _WAITS), event.tool, " and hand in its result"]
 
 
-def _requested(event: event_pb2.ApprovalRequested) -> Line:
+def _requested(event: event_pb2.ApprovalRequested, shell: Callable[[str], str]) -> Line:
     what = "waits for you" if event.kind == event_pb2.APPROVAL_KIND_TOOL_CALL else "ended unknown"
     until = f", until {day(event.expire_time)}" if event.HasField("expire_time") else ""
-    return [(f"{event.tool} {what}", _WAITS), f" → turnkeeper approve {short(event.approval_id)}", (until, _DIM)]
+    return [(f"{event.tool} {what}", _WAITS), f" → {shell(f'approve {short(event.approval_id)}')}", (until, _DIM)]
 
 
 def _decided(event: event_pb2.ApprovalDecided) -> Line:
     through = f" through {event.decided_through}" if event.decided_through else ""
     decision = word(event_pb2.ApprovalDecision, event.decision)
     style = _GOOD if event.decision == event_pb2.APPROVAL_DECISION_APPROVE else _BAD
-    return [(f"{event.decided_by}{through} decided: {decision}", style), f" {event.reason}" if event.reason else ""]
+    return [(f"{event.decided_by}{through} decided {decision}", style), f": {event.reason}" if event.reason else ""]
 
 
 def _withdrawn(event: event_pb2.ApprovalWithdrawn) -> Line:
@@ -135,7 +141,6 @@ _LINES: Final[Mapping[str, Callable[[Payload], Line]]] = {
     "tool_started": lambda event: [(f"{event.tool} runs", _DIM)],
     "tool_returned": _returned,
     "client_tool_requested": _requested_of_client,
-    "approval_requested": _requested,
     "approval_decided": _decided,
     "approval_expired": lambda event: [(f"approval {short(event.approval_id)} expired", _BAD)],
     "approval_withdrawn": _withdrawn,

@@ -202,8 +202,8 @@ async def test_in_a_pipe_a_line_is_a_message_and_nothing_is_approved(server: har
     assert answered[1].startswith("You said: Hello\n\\u001b]52;c;")
     status, output, _ = waiting
     assert status == 3
-    assert output.startswith("I ask first.\nwaits for a decision: turnkeeper approve ")
-    approval = output.split()[-1]
+    assert output.startswith("I ask first.\nwaits for a decision: ")
+    approval = output.partition("turnkeeper approve ")[2].split()[0]  # a command for the reader's shell
     assert len(approval) == 26
     assert failed[:2] == (1, "")
     assert failed[2].startswith("the turn failed: ")

@@ -69,8 +69,8 @@ async def test_what_follows_goes_on_when_the_server_is_started_again(
                 turn = await send_in(harness.Stubs(channel), session, "act")
             end = turn.pending[0].approval_id[-6:]
             await story.until("model: Heard two.")
-            await story.until(f"act waits for you → turnkeeper approve {end}")
-            await inbox.until(f"act waits for you → turnkeeper approve {end}")
+            await story.until("act waits for you →")
+            await inbox.until(f"turnkeeper approve {end} --address {turnkeeper.address}")
             assert piped.stdout is not None
             output = b""
             while f"turnkeeper approve {end}".encode() not in output:

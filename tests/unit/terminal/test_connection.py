@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from turnkeeper.start_errors import SettingError
-from turnkeeper.terminal.connection import ADDRESS, NAMES, ConnectionOptions
+from turnkeeper.terminal.connection import ADDRESS, NAMES, ConnectionOptions, typed_flags
 
 PROFILES = """\
 default = "near"
@@ -96,3 +96,11 @@ async def test_a_connection_that_cannot_be_opened(profiles: Path, given: dict[st
 
 def test_the_flags_are_those_of_the_connection() -> None:
     assert NAMES == ("address", "token_file", "tls_ca", "tls_certificate", "tls_key")
+
+
+def test_a_printed_command_has_the_flags_that_the_reader_typed() -> None:
+    given = {"address": "127.0.0.1:7", "token_file": "my token", "tls_ca": None, "profile": "far"}
+    environ = {"TURNKEEPER_CLIENT_PROFILE": "far"}
+    assert typed_flags(given, environ) == " --address 127.0.0.1:7 --token-file 'my token'"
+    assert typed_flags({"address": ADDRESS}, {}) == ""
+    assert typed_flags({"address": ADDRESS}, {"TURNKEEPER_CLIENT_ADDRESS": "a:1"}) == f" --address {ADDRESS}"

@@ -86,3 +86,14 @@ def test_lines_that_were_rendered_pass_through_the_same_place() -> None:
     output.rewrite(0, [[Segment("\x1b]8;;x\x07")], [Segment("b")]])
     output.rewrite(0, markdown_lines("**a** \x1b[2J [b](http://c) <i>d</i>", output.console))
     assert stream.getvalue() == "\\u001b]8;;x\\u0007\nb\na \\u001b[2J b (http://c) <i>d</i>\n"
+
+
+def test_a_table_on_a_narrow_terminal_loses_nothing() -> None:
+    stream = io.StringIO()
+    output = Output(stream, {})
+    output.console.width = 40
+    output.show_table(["ID", "NAME", "TEXT"], [["k3f9q2", "n" * 60, "some words that go on and on"]])
+    shown = stream.getvalue()
+    assert "k3f9q2" in shown
+    assert shown.count("n") == 60 + len("on and on") - len("o ad o")
+    assert max(len(line) for line in shown.splitlines()) <= 40
