@@ -96,9 +96,9 @@ async def test_i4_an_owner_whose_lease_lapsed_goes_on_until_it_is_claimed(store:
 
 async def test_a_wake_up_makes_the_turn_claimable_when_it_is_due(store: Store) -> None:
     soon, later = await begin(store), await begin(store)
-    turn = await make_due(store, soon, wake=timedelta(milliseconds=100))
     await make_due(store, later, wake=timedelta(hours=1))
     assert await store.claim("one", lease=LONG) is None
+    turn = await make_due(store, soon, wake=timedelta(milliseconds=100))
 
     async def claimed() -> bool:
         claim = await store.claim("one", lease=LONG)

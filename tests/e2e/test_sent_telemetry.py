@@ -43,7 +43,7 @@ from tests.processes import until
 from tests.test_tools import ToolControl
 from tests.unit.telemetry.test_reference import quoted, rows
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
