@@ -84,6 +84,11 @@ def test_an_address_that_cannot_be_bound_names_the_reason(number: int, reason: s
         (["--database", "a b", "--mongodb-uri", "x"], {}, "--database must be at most 63 bytes"),
         ([], {}, "no database is set: pass --embedded for a private one, or set MONGODB_URI"),
         (["--agents", "nowhere.toml", "--mongodb-uri", "x"], {}, "There is no file nowhere.toml"),
+        (
+            ["--tools", "nowhere.py", "--mongodb-uri", "x"],
+            {},
+            "There is no file nowhere.py; --tools names",
+        ),
     ],
 )
 async def test_a_setting_that_cannot_be(serve: Serve, flags: list[str], variables: dict[str, str], reason: str) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -38,17 +38,16 @@ async def run(settings: Settings, *, shown_level: str) -> int:
     except OSError as error:
         report_error("dev", OSError(f"--data-dir {settings.data_dir} cannot be written: {error.strerror}"))
         return CANNOT_START
-    screen = Screen(settings, own_output)
     secrets = secrets_of(os.environ)
+    screen = Screen(settings, own_output, shown_level=shown_level, secrets=secrets)
     log = logs.start(
         level=settings.log_level, replica=settings.replica, secrets=secrets, stream=log_file, as_json=False
     )
-    handler = ScreenLog(screen.printer, level=shown_level, secrets=secrets)
-    logging.getLogger().addHandler(handler)
+    logging.getLogger().addHandler(screen.log)
     try:
         status = await screen.run()
     finally:
-        logging.getLogger().removeHandler(handler)
+        logging.getLogger().removeHandler(screen.log)
         screen.close()
         log.stop()
         log_file.close()
@@ -58,10 +57,13 @@ async def run(settings: Settings, *, shown_level: str) -> int:
 class Screen:
     """The terminal of one run."""
 
-    def __init__(self, settings: Settings, stream: TextIO | None) -> None:
+    def __init__(self, settings: Settings, stream: TextIO | None, *, shown_level: str, secrets: Iterable[str]) -> None:
         self._settings = settings
         self._output = Output(stream or open(os.devnull, "w", encoding="utf-8"), os.environ)  # noqa: PTH123, SIM115
         self.printer = Printer(self._output)
+        self.log = ScreenLog(self.printer, level="WARNING", secrets=secrets)
+        """Shows what is below WARNING only after the page, which stays one screen."""
+        self._shown_level = shown_level
         self._models = DevModels(self._wait_for)
         self._address = settings.address(settings.port)
         self._feed = LiveFeed(self.printer, lambda text: command(text, address=self._address))
@@ -103,6 +105,7 @@ class Screen:
         console = self._output.console
         for line in lines(self._facts(running), width=console.width, height=console.height):
             self.printer.show(*line)
+        self.log.setLevel(self._shown_level)
         watched = WatchedFiles(
             [path for path in (self._settings.agents, self._settings.tools) if path],
             running.reload,

@@ -26,7 +26,7 @@ class WatchedFiles:
         self._paths = paths
         self._reload = reload
         self._reloaded, self._refused = reloaded, refused
-        self._in_effect = self._tried = self._last = self._contents()
+        self._tried = self._last = self._contents()
 
     async def run(self) -> NoReturn:
         """Looks at the files again and again until it is cancelled."""
@@ -42,14 +42,11 @@ class WatchedFiles:
             return
         before, self._tried = self._tried, contents
         changed = [path for path, old, new in zip(self._paths, before, contents, strict=True) if old != new]
-        if contents == self._in_effect and not changed:
-            return
         try:
             await self._reload()
         except ERRORS as error:
             self._refused(error)
         else:
-            self._in_effect = contents
             self._reloaded(changed)
 
     def _contents(self) -> list[bytes | None]:

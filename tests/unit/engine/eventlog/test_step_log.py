@@ -6,15 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.builders import AGENT
+from tests.builders import AGENT, a_session_key, a_turn
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain import event as events
 from turnkeeper.domain.agent import Agent, PolicyRule
 from turnkeeper.domain.event import NewEvent, Payload
-from turnkeeper.domain.message import Usage
+from turnkeeper.domain.message import ToolRequest, Usage
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome, ToolSpec
-from turnkeeper.engine.eventlog.step_log import log_steps
+from turnkeeper.engine.eventlog.step_log import log_policy, log_steps
 from turnkeeper.store.changeset import Changeset, Committed
+from turnkeeper.tools.toolbox import CheckedRequest
 
 SECRET = "a secret of the caller's"
 AUTO = PolicyRule(tool="search_*", action=PolicyAction.AUTO)
@@ -93,3 +94,29 @@ def test_the_reason_of_a_decision_names_the_rule_the_class_or_the_tool(agent: Ag
         asks=asks,
     )
     assert agent.reason_for(spec) == reason
+
+
+def test_each_decision_of_a_policy_is_a_line_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    spec = ToolSpec(
+        name="search_web", description="", schema_json="{}", tool_class=ToolClass.IRREVERSIBLE, source="python"
+    )
+    client_tool = replace(spec, name="locate", source="client")
+
+    def checked(name: str, spec: ToolSpec | None, problem: str = "") -> CheckedRequest:
+        request = ToolRequest(tool_call_id="call", tool=name, arguments_json=SECRET)
+        return CheckedRequest(request=request, spec=spec, arguments_json=SECRET, problem=problem)
+
+    requests = [
+        checked("search_web", spec),
+        checked("search_web", spec, SECRET),
+        checked("locate", client_tool),
+        checked("x" * 100, None),
+    ]
+    with caplog.at_level(logging.DEBUG, "turnkeeper"):
+        log_policy(replace(AGENT, policy=(AUTO,)), requests, turn=a_turn(a_session_key()))
+    assert [record.getMessage() for record in caplog.records] == [
+        "policy of assistant on search_web: AUTO: rule 1, tool = 'search_*'",
+        "policy of assistant on search_web: its arguments do not fit",
+        "policy of assistant on locate: the client runs it",
+        f"policy of assistant on {'x' * 64}: there is no such tool",
+    ]
