@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo recording test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check clean
+.PHONY: help setup run demo recording test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check wheels clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -135,6 +135,11 @@ lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) tests/deploy/tools.in -c requirements.lock -o tests/deploy/tools.lock
 	$(LOCK) pyproject.toml -c requirements.lock -o deploy/image.lock
 	$(LOCK) --group build -c requirements.lock -o deploy/image-build.lock
+
+wheels: setup ## the packages of service and client, to install elsewhere
+	@rm -rf build/wheels
+	@$(BIN)/python -m hatchling build -t wheel -d "$(CURDIR)/build/wheels"
+	@cd clients/python && ../../$(BIN)/python -m hatchling build -t wheel -d "$(CURDIR)/build/wheels"
 
 clean: ## remove what was installed and built
 	rm -rf .venv build
