@@ -25,7 +25,7 @@ SHORT, LONG = 64, 256
 """Chunks of the two answers; the difference in CPU is the cost of the chunks between."""
 PACES: Final = {chunks: Pace(chunks, apart_ms=20, first_ms=50) for chunks in (SHORT, LONG)}
 BEFOREHAND: Final = Pace(8, apart_ms=20)
-"""No faster than the measured answers: what is refused in an overload would warm nothing."""
+"""What each side warms up with, 16 at once: a cold server refuses 64 at once, and what it refuses warms nothing."""
 SLOWEST_F7: Final = 0.12
 """CPU milliseconds of F7 for a further delta; a slower one is no floor."""
 JUDGED_FROM: Final = 64
@@ -106,7 +106,7 @@ async def _rounds(
     with cores.pinned(serving=[*serving, *bench.parts.database_pids], driving=driving):
         for name, server in sides.items():
             bench.show_progress(f"warming up: {name}")
-            await play(bench, server, BEFOREHAND, count=2 * concurrency, concurrency=concurrency)
+            await play(bench, server, BEFOREHAND, count=2 * concurrency, concurrency=min(concurrency, 16))
         rounds, repeats = (1, 1) if bench.scale.quick else (min(3, bench.scale.rounds), 2)
         for number in range(rounds):
             for chunks, pace in PACES.items():
