@@ -72,6 +72,7 @@ class Wire:
         self._links: dict[str, Link] = {}
         self._loop = uvloop.new_event_loop()
         self._servers: list[asyncio.AbstractServer] = []
+        self.connecting: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
 
     def __enter__(self) -> Self:
@@ -81,7 +82,7 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._do(self._close)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -147,9 +148,15 @@ class Wire:
             elif not any(other.holds(pipe.link.name, pipe.owner) for other in self.holes):
                 pipe.release()
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
+        """Closes the addresses, then what came before, then what such connections still reach for."""
         for server in self._servers:
             server.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task in (connecting := list(self.connecting)):
+            task.cancel()
+        await asyncio.gather(*connecting, return_exceptions=True)
         for link in self._links.values():
             for pipe in list(link.pipes):
                 pipe.reset()
@@ -174,7 +181,6 @@ class _Pipe:
         self._held = False
         self._early: list[bytes] = []
         self._theft: Theft | None = None
-        self._connecting: asyncio.Task[None] | None = None
 
     def opened(self) -> None:
         """Handles a new connection to the proxy's address."""
@@ -243,7 +249,9 @@ class _Pipe:
             end.other.transport.close()
 
     def _connect(self) -> None:
-        self._connecting = asyncio.get_running_loop().create_task(self._reach())
+        task = asyncio.get_running_loop().create_task(self._reach())
+        self.wire.connecting.add(task)
+        task.add_done_callback(self.wire.connecting.discard)
 
     async def _reach(self) -> None:
         target = self.link.target

@@ -51,11 +51,26 @@ async def lines_of_trail(trail: AuditTrail, tenant: str, *, after: int = 0) -> A
                 yield _line("record", _of_record(record))
             yield _line("seal", _of_seal(seal))
     unsealed = 0
-    async for record in trail.records(tenant, seal=0):
-        unsealed += 1
+    async for record in _beyond(trail, tenant, end.number):
+        unsealed += not record.seal
         yield _line("record", _of_record(record))
     ends = {"after": start.number, "after_hash": start.hash, "seals": end.number, "hash": end.hash}
     yield _line("end", {"tenant": tenant, **ends, "unsealed": unsealed})
+
+
+async def _beyond(trail: AuditTrail, tenant: str, last: int) -> AsyncIterator[StoredRecord]:
+    """Yields the records without a seal. One that got its seal meanwhile has none in this export.
+
+    One that names a seal which is not there keeps its number, and is named by `verify`.
+    """
+    unsealed = set[str]()
+    async for record in trail.records(tenant, seal=0):
+        unsealed.add(record.id)
+        yield record
+    since = [record async for record in trail.unlisted_records(tenant, beyond=last) if record.id not in unsealed]
+    newest = (await trail.chain_end(tenant)).number if since else last
+    for record in since:
+        yield record._replace(seal=0) if last < record.seal <= newest else record
 
 
 async def lines_of_session(trail: AuditStore, key: SessionKey) -> AsyncIterator[bytes]:

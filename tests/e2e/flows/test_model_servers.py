@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("tool_control")
 COMPLETED, FAILED = chat_pb2.TURN_STATE_COMPLETED, chat_pb2.TURN_STATE_FAILED
 SUM = '{"a":1,"b":2}'
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
-AT_ONCE = 48
+AT_ONCE = 16
 """Turns of mutated streams at once, at most."""
 
 
