@@ -248,9 +248,10 @@ async def test_ctrl_c_ends_all_of_it_at_once_and_the_next_run_goes_on(
         await screen.until("turnkeeper sessions", timeout=100)
         assert screen.lines[0].startswith("Turnkeeper serves on")
         assert "model    gpt-4.1-mini, yours" in screen.lines
-        again = await session.turn(turn.turn_id)
-        assert again.state == TURN_STATE_AWAITING_APPROVAL
-        await client.approvals.approve(approval)
+        async with Client(f"127.0.0.1:{port}") as new:  # the other one may wait until it connects again
+            again = await new.session(session.id).turn(turn.turn_id)
+            assert again.state == TURN_STATE_AWAITING_APPROVAL
+            await new.approvals.approve(approval)
         await screen.until("tool_returned refund OK after")
         await screen.until("model call failed LLM_API_ERROR: The model's server could not be reached")
         assert not re.search(rb"\x1b\[[0-9;]*[3-4][0-9]m", screen.raw), "NO_COLOR takes the colours away"

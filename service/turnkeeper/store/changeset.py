@@ -101,6 +101,11 @@ class Snapshot:
     request: "RequestRecord | None" = None
     """What the request that was asked for did before; None if nothing."""
 
+    @property
+    def is_torn(self) -> bool:
+        """Returns True if the active turn has ended since the head was read: a decision needs another reading."""
+        return self.turn is not None and self.turn.id == self.head.active_turn and self.turn.state.ended
+
 
 class LeaseChange(Enum):
     """What a changeset does with the lease."""

@@ -292,10 +292,11 @@ class LogWriter:
             snapshot = await read()
             if snapshot.request is not None:
                 return snapshot.request
-            uow = self.unit_of_work(snapshot)
-            stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=fence)
-            if stored is not None:
-                return stored
+            if not snapshot.is_torn:
+                uow = self.unit_of_work(snapshot)
+                stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=fence)
+                if stored is not None:
+                    return stored
             await self._pause(number, place)
         raise self.lines.contended(key)
 

@@ -3,20 +3,23 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import new_id
-from tests.contracts.stores import a_changeset, begin, committed, head_of
+from tests.contracts.stores import a_changeset, begin, committed, head_of, make_due
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from turnkeeper.admission.gate import CURRENT, Gate, Kind
 from turnkeeper.admission.load import Load
 from turnkeeper.domain.event import SessionUpdated
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
@@ -27,6 +30,7 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended, TurnInProgress
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.changeset import Snapshot
 from turnkeeper.telemetry.metrics import Metrics
 
 KEY = SessionKey("default", "session")
@@ -337,3 +341,26 @@ async def test_a_place_is_left_once() -> None:
 
 async def _at_once(_: str) -> None:
     pass
+
+
+async def test_a_reading_whose_active_turn_ended_behind_its_head_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No decision ends a turn twice: a query reads the head first, and the turn as it is a moment later."""
+    replica = await Replica.with_session()
+    turn = await make_due(replica.store, KEY)
+    whole, torn = replica.store.snapshot, [TurnState.CANCELLED, TurnState.COMPLETED]
+
+    async def snapshot(key: SessionKey, **given: Any) -> Snapshot | None:
+        read = await whole(key, **given)
+        if not torn or read is None or read.turn is None:
+            return read
+        return replace(read, turn=replace(read.turn, state=torn.pop()))
+
+    monkeypatch.setattr(replica.store, "snapshot", snapshot)
+    states = list[TurnState]()
+
+    def decide(uow: UnitOfWork) -> None:
+        states.append(uow.turn.state)
+        change(uow, "once")
+
+    await replica.writer.append(KEY, decide)
+    assert (states, replica.titles) == ([turn.state], ["once"])
