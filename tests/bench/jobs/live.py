@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.bench import pacing
 from tests.bench.figures import Invalid
+from tests.bench.jobs.patient import responses_of
 from tests.bench.jobs.turns import STREAM_MESSAGE, Deltas, text_of
 from tests.bench.pacing import Pace
 from tests.bench.runner import Channels
@@ -36,9 +37,8 @@ async def stream_live(
     async def work(start: float) -> None:
         await asyncio.sleep(start)
         for number, request in waiting:
-            call = calls[number % len(calls)](request)
             # Only kept here; decoded when nothing is measured any more.
-            streamed[number] = [(time.monotonic(), response) async for response in call]
+            streamed[number] = await responses_of(calls[number % len(calls)], request, clock=time.monotonic)
 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.figures import Invalid
+from tests.bench.jobs.patient import responses_of
 from tests.bench.runner import Channels
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2, session_pb2, session_pb2_grpc
 
@@ -71,8 +72,8 @@ async def stream_turns(
             call, session, request = waiting.popleft()
             began = time.perf_counter()
             # Only kept here; decoded when nothing is measured any more.
-            responses = [(time.perf_counter() - began, response) async for response in call(request)]
-            streamed.append(StreamedTurn(session, responses))
+            responses = await responses_of(call, request, clock=time.perf_counter)
+            streamed.append(StreamedTurn(session, [(at - began, response) for at, response in responses]))
 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
