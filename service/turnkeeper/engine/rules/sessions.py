@@ -207,11 +207,10 @@ def _check_etag(uow: UnitOfWork, etag: str) -> None:
 def _cancel_all_turns(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str) -> None:
     """Cancels the active turn, whose owner is fenced from here on, and every queued one.
 
-    Raises DecideAgain if a turn was queued after `queued` was read, or if the active one ended after the head was read.
+    Raises DecideAgain if a turn was queued after `queued` was read.
     """
     head = uow.snapshot.head
-    has_just_ended = uow.snapshot.turn is not None and uow.turn.state.ended
-    if has_just_ended or not set(head.queue) <= set(queued):
+    if not set(head.queue) <= set(queued):
         raise DecideAgain
     if uow.snapshot.turn is not None:
         uow.cancel_turn(uow.turn, reason=CancelReason.SESSION_ENDED, by=by)

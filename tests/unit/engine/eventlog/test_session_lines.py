@@ -19,13 +19,14 @@ from turnkeeper.admission.gate import CURRENT, Gate, Kind
 from turnkeeper.admission.load import Load
 from turnkeeper.domain.event import SessionUpdated
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.domain.turn import TurnState
+from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.eventlog.session_lines import MOST_CALLERS, MOST_LOOKS, Place, SessionLines
 from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended, TurnInProgress
@@ -35,6 +36,21 @@ from turnkeeper.telemetry.metrics import Metrics
 
 KEY = SessionKey("default", "session")
 CODEC = WireCodec()
+
+
+class TornStore(MemoryStore):
+    """A store in memory, some of whose readings have a turn that ended after their head was read."""
+
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self.torn: list[TurnState] = []
+        """How the turn ended in the next readings."""
+
+    async def snapshot(self, key: SessionKey, **given: Any) -> Snapshot | None:
+        whole = await super().snapshot(key, **given)
+        if not self.torn or whole is None or whole.turn is None:
+            return whole
+        return replace(whole, turn=replace(whole.turn, state=self.torn.pop()))
 
 
 class Replica:
@@ -49,7 +65,7 @@ class Replica:
         self.reading = self.most_reading = 0
         """Snapshots that are being read now, and that were at most."""
         self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
-        self.store = MemoryStore(self.database, codec=CODEC, enter=self._enter, random=Random(0))
+        self.store = TornStore(self.database, codec=CODEC, enter=self._enter, random=Random(0))
         metrics = Metrics(NoOpMeterProvider())
         self.writer = LogWriter(
             self.store,
@@ -343,24 +359,34 @@ async def _at_once(_: str) -> None:
     pass
 
 
-async def test_a_reading_whose_active_turn_ended_behind_its_head_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt(uow: UnitOfWork) -> None:
+    uow.cancel_turn(uow.turn, reason=CancelReason.INTERRUPTED, by="ada")
+    uow.change_head(active_turn="")
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        interrupt,
+        lambda uow: session_rules.end(uow, {}, by="ada", reason=""),
+        lambda uow: session_rules.delete(uow, {}, by="ada", etag=""),
+    ],
+    ids=["interrupt", "end", "delete"],
+)
+async def test_a_reading_whose_active_turn_ended_behind_its_head_is_made_again(
+    decide: Callable[[UnitOfWork], object],
+) -> None:
     """No decision ends a turn twice: a query reads the head first, and the turn as it is a moment later."""
     replica = await Replica.with_session()
     turn = await make_due(replica.store, KEY)
-    whole, torn = replica.store.snapshot, [TurnState.CANCELLED, TurnState.COMPLETED]
-
-    async def snapshot(key: SessionKey, **given: Any) -> Snapshot | None:
-        read = await whole(key, **given)
-        if not torn or read is None or read.turn is None:
-            return read
-        return replace(read, turn=replace(read.turn, state=torn.pop()))
-
-    monkeypatch.setattr(replica.store, "snapshot", snapshot)
+    replica.store.torn += [TurnState.CANCELLED, TurnState.COMPLETED]
     states = list[TurnState]()
 
-    def decide(uow: UnitOfWork) -> None:
+    def decide_once(uow: UnitOfWork) -> None:
         states.append(uow.turn.state)
-        change(uow, "once")
+        decide(uow)
 
-    await replica.writer.append(KEY, decide)
-    assert (states, replica.titles) == ([turn.state], ["once"])
+    await replica.writer.append(KEY, decide_once)
+    ended = await replica.store.turn(KEY, turn.id)
+    assert ended is not None
+    assert (states, ended.state, replica.store.torn) == ([turn.state], TurnState.CANCELLED, [])

@@ -61,16 +61,6 @@ def test_an_end_reads_again_when_a_turn_was_queued_meanwhile() -> None:
         session_rules.end(uow, {}, by="ada", reason="")
 
 
-def test_an_end_reads_again_when_the_active_turn_ended_after_the_head_was_read() -> None:
-    """A query reads the head first, and shows the turn as it is a moment later."""
-    uow = unit_of_work_with_queue(a_turn(PLACE, state=TurnState.COMPLETED))
-    with pytest.raises(DecideAgain):
-        session_rules.end(uow, {}, by="ada", reason="")
-    with pytest.raises(DecideAgain):
-        session_rules.delete(uow, {}, by="ada", etag="")
-    assert not uow.events
-
-
 def test_a_log_begins_with_the_sessions_own_fields() -> None:
     session = a_session(PLACE)
     event = session_rules.created_event(session)
