@@ -72,6 +72,17 @@ async def test_a_claim_walks_over_no_head_that_it_cannot_have(
     assert keys < MANY / 5
 
 
+async def test_a_look_of_a_replica_that_had_nothing_to_claim_is_one_read(store: MongoStore, recorder: Recorder) -> None:
+    await make_due(store, await begin(store))
+    assert await store.claim("one", lease=LONG)
+    looks = []
+    for _ in range(2):
+        with recorder.recording() as commands:
+            assert await store.claim("one", lease=LONG) is None
+        looks.append([name_of(command) for command in commands].count("aggregate"))
+    assert looks == [2, 1], "after a claim the tenants behind the last one are looked at first, then the others"
+
+
 async def test_turns_that_wait_for_a_worker_are_counted_without_a_look_at_others(
     store: MongoStore, client: Client, database_name: str, recorder: Recorder
 ) -> None:
