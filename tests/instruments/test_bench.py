@@ -20,9 +20,9 @@ from tests.bench.measures.live_streams import play
 from tests.bench.pacing import Pace
 from tests.bench.soak import mixed
 from tests.demo.program import children
+from tests.instruments import program
 from tests.processes import alive
 
-REPOSITORY = Path(__file__).parents[2]
 FLOORS = ("F1", "F2", "F2L", "F2A", "F4")
 COLUMNS = {"name", "about", "value", "unit", "spread", "rounds", "floor", "ratio", "goal", "met", "void"}
 
@@ -30,15 +30,10 @@ COLUMNS = {"name", "about", "value", "unit", "spread", "rounds", "floor", "ratio
 @pytest.mark.timeout(240)
 async def test_a_small_bench_measures_the_cost_of_turns(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "tests.bench", "--only", "turns-16", "--rounds", "1", "--turns", "6"]
-    process = await asyncio.create_subprocess_exec(
-        *(*command, "--out", str(out)),
-        cwd=REPOSITORY,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    status, output = await program.run(
+        "tests.bench", *["--only", "turns-16", "--rounds", "1", "--turns", "6", "--out"], out
     )
-    output = (await process.communicate())[0].decode()
-    assert process.returncode == 0, output
+    assert status == 0, output
     rows = {figure["name"]: figure for figure in orjson.loads(out.read_bytes())}
     assert all(set(figure) == COLUMNS for figure in rows.values())
     assert {"turn.cpu.16", "turn.cpu.16.all", "turns.16", *(f"{name}.cpu.16" for name in FLOORS)} <= set(rows)
@@ -153,7 +148,7 @@ async def _watched(bench: Bench) -> list[Row]:
 async def test_nothing_is_left_of_an_interrupted_bench(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench", "--only", "turns-1", "--out", str(tmp_path / "bench.json")),
-        cwd=REPOSITORY,
+        cwd=program.REPOSITORY,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stderr=asyncio.subprocess.PIPE,
     )

@@ -4,28 +4,21 @@
 docs/operations/guarantees.md.
 """
 
-import asyncio
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.instruments import program
+
 KINDS = ("server-kill", "server-overload", "primary-kill", "commit-reply-lost", "client-cut", "command-cut")
 
 
 @pytest.mark.timeout(240)
 async def test_every_promise_holds_in_a_short_chaos(tmp_path: Path) -> None:
     report = tmp_path / "chaos.json"
-    command = [sys.executable, "-m", "tests.chaos", "--seed", "7", "--minutes", "0.35", "--only", ",".join(KINDS)]
-    run = await asyncio.create_subprocess_exec(
-        *(*command, "--sessions", "12", "--report", str(report), "--folder", str(tmp_path / "run")),
-        cwd=REPOSITORY,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output = (await run.communicate())[0].decode()
+    how = ("--seed", "7", "--minutes", "0.35", "--only", ",".join(KINDS), "--sessions", "12")
+    _, output = await program.run("tests.chaos", *how, "--report", report, "--folder", tmp_path / "run")
     assert report.exists(), output
     result = json.loads(report.read_text(encoding="utf-8"))
     assert not any(result["violations_by_promise"].values()), output
