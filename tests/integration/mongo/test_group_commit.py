@@ -31,6 +31,7 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Committed, Conflict, Duplicate, Fenced
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.mongo.transactions import group_commit
 from turnkeeper.store.mongo.transactions.gathering import Gathering
 from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
 
@@ -198,8 +199,12 @@ async def test_what_lost_once_goes_alone_for_a_while(
     ]
 
 
-async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(new_store: NewStore, recorder: Recorder) -> None:
+async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(
+    new_store: NewStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise each of many changesets on one head would have a batch written twice."""
+    monkeypatch.setattr(group_commit, "HOT_S", 60.0)  # a slow machine takes longer than a second for this crowd
+    monkeypatch.setattr(group_commit, "PATIENCE_S", 60.0)
     store = await new_store(limited(most=2))
     hot, *others = await new_changesets(store, 13)
     crowd = [hot, *(replace(hot, changeset_id=f"twin {number}", new_turns=()) for number in range(11))]
