@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from turnkeeper import agents_file
-from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.agent import Agent, AgentLimits
+from turnkeeper.domain.approvers import Approvers
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolSpec
 from turnkeeper.errors import AgentConfigError
 from turnkeeper.rpc.views import agent_view
@@ -87,6 +89,47 @@ def test_the_samples_that_come_with_the_service() -> None:
     assert all(agent.model == "small" and agent.description for agent in samples.values())
 
 
+def test_a_rule_names_who_may_decide(tmp_path: Path) -> None:
+    text = """
+[[agent]]
+name = "clerk"
+
+[[agent.policy]]
+tool = "refund"
+name = "refunds"
+note = "Look at the order first."
+approve = { groups = ["support", "finance"], k = 2, veto = false, reject_at = 3, ttl = "5m" }
+
+[[agent.policy]]
+tool = "send_*"
+action = "approve"
+[agent.policy.approve]
+principals = ["ada"]
+exclude_requester = false
+direct = true
+remember = false
+"""
+    (tmp_path / "agents.toml").write_text(text)
+    first, second = agents_file.load(tmp_path / "agents.toml", default_model="small")["clerk"].policy
+    assert first == PolicyRule(
+        tool="refund",
+        action=PolicyAction.APPROVE,
+        name="refunds",
+        note="Look at the order first.",
+        ttl=timedelta(minutes=5),
+        approvers=Approvers(groups=frozenset({"finance", "support"}), k=2, veto=False, reject_at=3),
+    )
+    assert first.title == "refunds"
+    assert first.text == (
+        'tool = "refund", action = "approve", ttl = "5m", groups = ["finance", "support"], k = 2, veto = false, '
+        "reject_at = 3"
+    )
+    assert second.approvers == Approvers(
+        principals=frozenset({"ada"}), exclude_requester=False, direct=True, remember=False
+    )
+    assert second.title == "send_*"
+
+
 ONE = '[[agent]]\nname = "clerk"\n'
 
 
@@ -161,7 +204,17 @@ DEEP = "[" * 5000 + "]" * 5000
         (ONE + "[[agent.policy]]\naction = 'auto'", 3, "policy 1: tool is missing"),
         (ONE + RULE + "action = 'ask'", 5, "policy 1: action must be one of"),
         (ONE + RULE + "action = 'AUTO'", 5, "policy 1: action must be one of"),
-        (ONE + RULE + "when = 'now'", 5, "policy 1: there is no key 'when'; the keys are action, tool, ttl"),
+        (ONE + RULE + "zzz = 'now'", 5, "policy 1: there is no key 'zzz'; the keys are action, "),
+        (ONE + RULE + "k = 2", 5, "policy 1: there is no key 'k'; k belongs to [agent.policy.approve]."),
+        (ONE + RULE + "action = 'auto'\napprove = { k = 2 }", 6, 'policy 1: approve needs action = "approve"'),
+        (ONE + RULE + "approve = { k = 0 }", 5, "policy 1, approve: k is 0; it must be a whole number from 1 to 100"),
+        (ONE + RULE + "approve = { reject_at = 2 }", 5, "policy 1, approve: reject_at needs veto = false"),
+        (
+            ONE + RULE + "approve = { tool = 'x' }",
+            5,
+            "approve: there is no key 'tool'; tool belongs to [[agent.policy]].",
+        ),
+        (ONE + RULE + "ttl = '1h'\napprove = { ttl = '1h' }", 5, "policy 1: ttl is there twice: here and in approve"),
         (ONE + RULE + "action = 'approve'\nttl = 'never'", 6, "policy 1: ttl must be a duration"),
         (ONE + RULE + "action = 'approve'\nttl = '99999999999999999999d'", 6, "policy 1: ttl must be a duration"),
         (

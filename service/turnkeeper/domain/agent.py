@@ -2,28 +2,17 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
+from turnkeeper.domain.policy import PolicyRule
 
 _ADDED = frozenset(
     {"limit_field", "omit", "extra_headers", "extra_body_json", "follow_redirects", "max_concurrent_turns"}
 )
 """Fields of an agent that the first version did not have."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyRule:
-    """A line of an agent's policy: which tools it covers, and what happens to a call of one."""
-
-    tool: str
-    """A tool's name, or a pattern with `*` and `?`."""
-    action: PolicyAction
-    ttl: timedelta = timedelta(hours=1)
-    """How long an approval that this rule asks for can be decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,39 +73,14 @@ class Agent:
     def version(self) -> str:
         """Returns 12 hexadecimal digits of the content's SHA-256: equal content has an equal version on any replica.
 
-        Fields that older replicas do not know count only if they are set.
+        Fields that older replicas do not know count only if they are set. The policy does not count: its rules are not
+        pinned.
         """
         fields = {name: value for name, value in asdict(self).items() if value or name not in _ADDED}
+        fields["policy"] = ()
         content = json.dumps(fields, sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def offers(self, tool: str) -> bool:
         """Returns True if the agent may call the tool of this name."""
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
-
-    def rule_for(self, spec: ToolSpec) -> PolicyRule:
-        """Returns the policy's rule for this tool; see `rule_named`. A tool that asks itself is never let through."""
-        rule = self.rule_named(spec.name, spec.tool_class)
-        if spec.asks and rule.action in (PolicyAction.AUTO, PolicyAction.NOTIFY):
-            return replace(rule, action=PolicyAction.APPROVE)
-        return rule
-
-    def reason_for(self, spec: ToolSpec) -> str:
-        """Returns, for people, what of the agent or the tool makes `rule_for` act as it does."""
-        rule = self.rule_covering(spec.name)
-        named = "" if rule is None else f"rule {self.policy.index(rule) + 1}, tool = {rule.tool!r}"
-        if spec.asks and self.rule_named(spec.name, spec.tool_class).action in (PolicyAction.AUTO, PolicyAction.NOTIFY):
-            return f"the tool asks itself, whatever {named or 'its class'} allows"
-        return named or f"no rule names it, and it is {spec.tool_class}"
-
-    def rule_named(self, tool: str, tool_class: ToolClass) -> PolicyRule:
-        """Returns the first rule that covers the tool. Without one, READ_ONLY tools run, others need approval."""
-        rule = self.rule_covering(tool)
-        if rule is not None:
-            return rule
-        free = tool_class is ToolClass.READ_ONLY
-        return PolicyRule(tool=tool, action=PolicyAction.AUTO if free else PolicyAction.APPROVE)
-
-    def rule_covering(self, tool: str) -> PolicyRule | None:
-        """Returns the first rule of the policy whose pattern fits the tool's name, or None if none does."""
-        return next((rule for rule in self.policy if fnmatchcase(tool, rule.tool)), None)

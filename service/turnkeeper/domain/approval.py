@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.newer_version import is_unspecified, newer_version_needed
 from turnkeeper.domain.session import BelongsToSession
@@ -134,6 +135,14 @@ class Approval(BelongsToSession):
     decision: ApprovalDecision | None = None
     result_json: str = ""
     """The result that a MARK_DONE decision carried; empty if it took the late result."""
+    approvers: Approvers = ANYBODY
+    """Who may decide, as the rule states that asks."""
+    rule: str = ""
+    """What the rule that asks is called; empty if the tool's class asks."""
+    rule_text: str = ""
+    """The rule in one line; without a rule, why the call is decided by a person."""
+    note: str = ""
+    """The rule's note for the people who decide. The hash does not cover it."""
     time_left: timedelta | None = None
     """Set while the session is suspended: what remains of the time to decide."""
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
+from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import CancelReason, StopReason
@@ -77,6 +78,8 @@ class ToolCalled:
     tool_class: ToolClass
     message_id: str
     """The model's message that requested it."""
+    rule: str = ""
+    """What the rule that decided is called; see `Ruling`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,11 @@ class ApprovalRequested:
     """From 1; a new round voids earlier decisions."""
     expire_time: datetime
     """By the database's clock."""
+    approvers: Approvers = ANYBODY
+    """Who may decide."""
+    rule: str = ""
+    """What the rule that asks is called; see `Ruling`."""
+    rule_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

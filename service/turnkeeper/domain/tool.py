@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from turnkeeper.domain import json_text
+from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.session import BelongsToSession
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -90,6 +91,8 @@ class CallState(StrEnum):
     RETURNED = "RETURNED"
 
 
+DECIDE_TIME = timedelta(hours=1)
+"""How long an approval can be decided, where no rule sets another time."""
 CLIENT = "client"
 """The `source` of a tool that the client runs."""
 
@@ -199,6 +202,12 @@ class Call(BelongsToSession):
     """The principal that submitted the result; empty before."""
     sequence: int = 0
     """The number of the `tool_returned` event of the submitted result; 0 before."""
+    rule: str = ""
+    """What the rule is called that the policy decided by last; see `Ruling`, as for the four fields below."""
+    rule_text: str = ""
+    approvers: Approvers = ANYBODY
+    ttl: timedelta = DECIDE_TIME
+    note: str = ""
     late_attempt: int = 0
     """The attempt that started the call and whose result came too late. Only the store writes `late_*`."""
     late_outcome: ToolOutcome | None = None

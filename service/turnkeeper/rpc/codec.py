@@ -83,6 +83,8 @@ def _put(field: FieldDescriptor, annotation: Any) -> Put:
     name, origin = field.name, get_origin(annotation)
     if origin is tuple:
         return _put_all(name, get_args(annotation)[0])
+    if origin is frozenset:
+        return lambda message, value: getattr(message, name).extend(sorted(value))
     if origin is not None:
         return lambda message, value: getattr(message, name).update(value)
     if is_dataclass(annotation):
@@ -136,6 +138,8 @@ def _some(field: FieldDescriptor, annotation: Any) -> Get:
         return (
             (lambda value: tuple(read(cast(type[Any], item), part) for part in value)) if is_dataclass(item) else tuple
         )
+    if origin is frozenset:
+        return frozenset
     if origin is not None:
         return dict
     if is_dataclass(annotation):

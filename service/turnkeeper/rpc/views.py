@@ -7,6 +7,7 @@ from typing import Final
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.policy import ruling_on
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.domain.turn import Turn
@@ -94,7 +95,4 @@ def agent_view(agent: Agent) -> agent_pb2.Agent:
 def tool_view(spec: ToolSpec, agent: Agent) -> agent_pb2.AgentTool:
     """Returns a tool as an agent has it, with what the agent's policy decides about a call."""
     view = codec.fill(agent_pb2.AgentTool(), spec)
-    codec.fill(view, agent.rule_for(spec))
-    rule = agent.rule_covering(spec.name)
-    view.rule = rule.tool if rule is not None else ""
-    return view
+    return codec.fill(view, ruling_on(agent.policy, spec))

@@ -10,7 +10,8 @@ import pytest
 from tests.unit.docs.pages import ROOT
 from turnkeeper import agents_file
 from turnkeeper.dev.page import Facts, Line, lines
-from turnkeeper.domain.agent import Agent, PolicyRule
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.terminal.reader_shell import program
 from turnkeeper.tools.python import PythonTools, installed

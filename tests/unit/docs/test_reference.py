@@ -10,12 +10,14 @@ import pytest
 
 from docs import generate
 from tests.unit.docs.pages import DOCS, blocks, reference, table
-from turnkeeper import agents_file, config_file, descriptors, setting_types, settings
+from turnkeeper import agents_file, agents_table, config_file, descriptors, setting_types, settings
 from turnkeeper.admission import gate, memory
 from turnkeeper.codes import Code
 from turnkeeper.domain import json_text, message
-from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.agent import Agent, AgentLimits
+from turnkeeper.domain.approvers import Approvers
 from turnkeeper.domain.event import KINDS
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.engine import operations, turns
 from turnkeeper.engine.eventlog import session_lines
@@ -115,7 +117,18 @@ def test_the_keys_of_an_agent() -> None:
 def test_the_keys_of_a_rule_and_its_actions() -> None:
     after = AGENTS.partition("## Policy")[2]
     rows = {row[0]: row[2] for row in table(after, "key", "type", "default", "meaning")}
-    assert rows == {"tool": "required", "action": "required", "ttl": "1h"}
+    assert rows == {
+        "tool": "required",
+        "action": "required",
+        "ttl": "1h",
+        "name": "its tool",
+        "note": '""',
+        "approve": "{}",
+    }
+    approve = after.partition("### Who may decide")[2]
+    keys = {row[0]: row[2] for row in table(approve, "key", "type", "default", "meaning")}
+    shown = {field.name: settings.shown(field.default).lower() for field in fields(Approvers)}
+    assert keys == {**shown, "groups": "[]", "principals": "[]", "reject_at": "k", "ttl": "1h"}
     assert PolicyRule(tool="*", action=PolicyAction.AUTO).ttl == timedelta(hours=1)
     actions = {row[0] for row in table(AGENTS, "action", "what happens")}
     assert actions == {action.value.lower() for action in PolicyAction}
@@ -127,8 +140,8 @@ def test_the_limits_of_an_agent() -> None:
     assert rows == {field.name: settings.shown(field.default) for field in fields(AgentLimits)}
     bounds = {row[0]: row[1] for row in table(after, "key", "type", "default", "meaning")}
     limits = set(rows)
-    assert {name: bounds[name] for name in agents_file.RANGES if name in bounds} == {
-        name: f"{least:,} to {most:,}" for name, (least, most) in agents_file.RANGES.items() if name in limits
+    assert {name: bounds[name] for name in agents_table.RANGES if name in bounds} == {
+        name: f"{least:,} to {most:,}" for name, (least, most) in agents_table.RANGES.items() if name in limits
     }
 
 

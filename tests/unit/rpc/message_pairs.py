@@ -14,10 +14,12 @@ from google.protobuf.descriptor import Descriptor
 from hypothesis import strategies as st
 
 from turnkeeper.codes import ErrorDetail
-from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.agent import Agent, AgentLimits
 from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.approvers import Approvers
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.message import Part, ToolRequest, Usage
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.turn import PendingItem, Turn
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event_pb2, message_pb2, session_pb2
@@ -89,6 +91,7 @@ PAIRS = (
         | {"extra_headers", "extra_body_json", "follow_redirects", "max_concurrent_turns"},
     ),
     Pair(kind=PolicyRule, message=agent_pb2.PolicyRule.DESCRIPTOR),
+    Pair(kind=Approvers, message=event_pb2.Approvers.DESCRIPTOR),
     Pair(kind=AgentLimits, message=agent_pb2.AgentLimits.DESCRIPTOR),
     Pair(kind=PendingItem, message=chat_pb2.PendingItem.DESCRIPTOR),
     Pair(
@@ -125,6 +128,8 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         return st.one_of(*(values_of(option) for option in inner))
     if origin is tuple:
         return st.lists(values_of(inner[0]), max_size=3).map(tuple)
+    if origin is frozenset:
+        return st.frozensets(values_of(inner[0]), max_size=3)
     if origin is not None:
         return st.dictionaries(values_of(str), values_of(str), max_size=3)
     if isinstance(annotation, type) and issubclass(annotation, Enum):

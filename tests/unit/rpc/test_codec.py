@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from tests.builders import AGENT, NOON, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.unit.rpc.message_pairs import LATER_EVENTS, PAIRS, PREVIEWS, Pair, values_of
 from turnkeeper.codes import Code, ErrorDetail, Family
-from turnkeeper.domain.agent import AgentLimits, PolicyRule
+from turnkeeper.domain.agent import AgentLimits
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.event import KINDS, AttemptFailed, AttemptOutcome, NewEvent, TurnFailed, UnknownPayload, kind_of
 from turnkeeper.domain.message import Message, Part, Usage
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.domain.turn import PendingItem, StopReason, TurnState
@@ -33,6 +34,7 @@ from turnkeeper.store.changeset import Cancel, Head, StoredEvent
 
 CODEC = WireCodec()
 PLACE = a_session_key(session_id="s")
+ANYBODY = {"k": 1, "exclude_requester": True, "veto": True, "remember": True}
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.message.name)
@@ -336,6 +338,7 @@ def test_a_whole_approval() -> None:
         "decide_time": AT,
         "decided_by": "bob",
         "reason": "no",
+        "approvers": ANYBODY,
     }
 
 
@@ -355,7 +358,7 @@ def test_a_whole_agent() -> None:
         "instructions": "Be brief.",
         "model": "small",
         "tools": ["search_*"],
-        "policy": [{"tool": "*", "action": "POLICY_ACTION_NOTIFY", "ttl": "60s"}],
+        "policy": [{"tool": "*", "action": "POLICY_ACTION_NOTIFY", "ttl": "60s", "approvers": ANYBODY}],
         "limits": {
             "max_iterations": 16,
             "max_output_tokens": 5,

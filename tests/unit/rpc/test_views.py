@@ -2,7 +2,8 @@
 
 import pytest
 
-from turnkeeper.domain.agent import Agent, PolicyRule
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc.views import tool_view

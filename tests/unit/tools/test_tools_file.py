@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import AGENT, a_call, a_session_key
-from turnkeeper.domain.agent import PolicyRule
+from turnkeeper.domain.policy import PolicyRule, ruling_on
 from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass, ToolOutcome, ToolSpec, approval_hash
 from turnkeeper.errors import AgentConfigError
 from turnkeeper.tools import tool, tools_file
@@ -83,14 +83,14 @@ def test_a_policy_cannot_take_a_tools_own_question_away(
     [spec] = PythonTools([marked(lambda_tool())]).specs()
     rule = PolicyRule(tool="act", action=written, ttl=timedelta(minutes=5))
     agent = replace(AGENT, tools=("act",), policy=(rule,))
-    assert agent.rule_for(spec).action is (PolicyAction.APPROVE if asks else written)
-    assert agent.rule_for(spec).ttl == timedelta(minutes=5), "the file still sets the time to decide"
+    assert ruling_on(agent.policy, spec).action is (PolicyAction.APPROVE if asks else written)
+    assert ruling_on(agent.policy, spec).ttl == timedelta(minutes=5), "the file still sets the time to decide"
 
 
 def test_a_policy_can_deny_a_tool_that_asks() -> None:
     [spec] = PythonTools([tool(lambda_tool())]).specs()
     agent = replace(AGENT, tools=("act",), policy=(PolicyRule(tool="*", action=PolicyAction.DENY),))
-    assert agent.rule_for(spec).action is PolicyAction.DENY
+    assert ruling_on(agent.policy, spec).action is PolicyAction.DENY
 
 
 def lambda_tool() -> Callable[[], None]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Payload, UnknownPayload, name_of
+from turnkeeper.domain.policy import ruling_on
 from turnkeeper.domain.tool import CLIENT
 from turnkeeper.domain.turn import Turn
 from turnkeeper.store.changeset import Changeset, Committed
@@ -42,7 +43,8 @@ def log_policy(agent: Agent, checked: Iterable[CheckedRequest], *, turn: Turn) -
         elif spec.source == CLIENT:
             decision = "the client runs it"
         else:
-            decision = f"{agent.rule_for(spec).action}: {agent.reason_for(spec)}"
+            ruling = ruling_on(agent.policy, spec)
+            decision = f"{ruling.action}: {f'rule {ruling.rule}: ' if ruling.rule else ''}{ruling.rule_text}"
         logger.debug(
             "policy of %s on %.64s: %s",
             *(agent.name, request.request.tool, decision),

@@ -180,7 +180,7 @@ class TurnRun:
 
         def decide(uow: UnitOfWork) -> None:
             nonlocal unknown
-            unknown = turn_rules.resolve_lost_calls(uow, call_ids, agent=self._agent)
+            unknown = turn_rules.resolve_lost_calls(uow, call_ids)
 
         await self._append(decide)
         for _ in range(unknown):
@@ -336,7 +336,7 @@ class TurnRun:
             return
         if results:
             fault("turn.tool.after_effect")
-        await self._append(lambda uow: turn_rules.record_tool_results(uow, results, agent=self._agent))
+        await self._append(lambda uow: turn_rules.record_tool_results(uow, results))
         overdue = self._tools.results_stored()
         self._late_results.add(overdue)
         for _ in overdue:

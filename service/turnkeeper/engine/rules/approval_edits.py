@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
 from turnkeeper.domain.event import ApprovalWithdrawn
+from turnkeeper.domain.policy import Ruling, ruling_on
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec, approval_hash, canonical_json
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ApprovalAlreadyProcessed, ToolNotFound, ToolPermissionDenied, ToolValidationError
@@ -20,7 +21,8 @@ class Edit:
     """Canonical JSON."""
     arguments_hash: str
     tool_class: ToolClass
-    agent: Agent
+    ruling: Ruling
+    """What the policy decides on the edited call. The next round takes its approvers; AUTO: one person."""
 
 
 def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox: Toolbox) -> Edit | None:
@@ -33,12 +35,13 @@ def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox
     if spec is None:
         raise ToolNotFound(session_id=approval.session_id, turn_id=approval.turn_id)
     canonical = _checked(approval, spec, arguments_json, toolbox=toolbox)
-    if agent.rule_for(spec).action is PolicyAction.DENY:
+    ruling = ruling_on(agent.policy, spec)
+    if ruling.action is PolicyAction.DENY:
         raise ToolPermissionDenied(session_id=approval.session_id, turn_id=approval.turn_id)
     if canonical == approval.arguments_json:
         return None
     fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
-    return Edit(arguments_json=canonical, arguments_hash=fresh_hash, tool_class=spec.tool_class, agent=agent)
+    return Edit(arguments_json=canonical, arguments_hash=fresh_hash, tool_class=spec.tool_class, ruling=ruling)
 
 
 def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval:
@@ -52,7 +55,7 @@ def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval
     edited = replace(
         call, arguments_json=edit.arguments_json, arguments_hash=edit.arguments_hash, tool_class=edit.tool_class
     )
-    next_round = uow.request_approval(edited, agent=edit.agent, approval_id=next_id)
+    next_round = uow.request_approval(edited, ruling=edit.ruling, approval_id=next_id)
     # The approver read the old approval: a call that became UNKNOWN since must be approved once more before it runs.
     requested = next(requested for requested in uow.calls if requested.id == call.id)
     uow.put_call(replace(requested, shown=approval.unknown_tool_call_ids))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import ToolCalled
+from turnkeeper.domain.policy import Ruling, ruling_on, with_ruling
 from turnkeeper.domain.tool import (
     CLIENT,
     Call,
@@ -23,6 +24,8 @@ from turnkeeper.tools.toolbox import CheckedRequest, Toolbox
 
 DECISION_STEPS = 5_000
 """Steps of a comparison inside a decision, at most: about 20 ms. It is rare: the tool changed while the call waited."""
+DENIED = Ruling(action=PolicyAction.DENY)
+"""What becomes of a call that no policy is read for: its tool does not exist, or does not take its arguments."""
 MOST_SHOWN = 64
 """Characters of a name that a model made up, in the result that it receives: a tool's own name has no more."""
 
@@ -34,15 +37,15 @@ def propose(uow: UnitOfWork, checked: CheckedRequest, position: int, *, agent: A
     arguments, or if the policy denies it, the call is closed by a result that gives the reason to the model.
     """
     spec = checked.spec
-    action = PolicyAction.DENY if spec is None or checked.problem else _action(agent, spec, uow)
-    call = _call(uow, checked, position, action=action)
+    ruling = DENIED if spec is None or checked.problem else _ruling(agent, spec, uow)
+    call = _call(uow, checked, position, ruling=ruling)
     if spec is None:
         _refuse(uow, call, ToolOutcome.NOT_FOUND, f"There is no tool named {call.tool[:MOST_SHOWN]}.")
         return
     if checked.problem:
         _refuse(uow, call, ToolOutcome.INVALID_ARGUMENTS, checked.problem)
         return
-    match action:
+    match ruling.action:
         case _ if spec.source == CLIENT:
             _enter(uow, call)
             uow.request_client_tool(call)
@@ -50,7 +53,7 @@ def propose(uow: UnitOfWork, checked: CheckedRequest, position: int, *, agent: A
             _enter(uow, call)
         case PolicyAction.APPROVE:
             _enter(uow, call)
-            uow.request_approval(call, agent=agent)
+            uow.request_approval(call, ruling=ruling)
         case PolicyAction.DENY:
             _refuse(uow, call, ToolOutcome.DENIED, "The agent's policy denies this tool.")
 
@@ -81,7 +84,7 @@ def request_new_approval(uow: UnitOfWork, call: Call, *, agent: Agent, toolbox: 
         return
     fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
     changed = replace(call, arguments_json=canonical, arguments_hash=fresh_hash, tool_class=spec.tool_class)
-    uow.request_approval(changed, agent=agent)
+    uow.request_approval(changed, ruling=ruling_on(agent.policy, spec))
 
 
 def shows_all_unknown(uow: UnitOfWork, call: Call) -> bool:
@@ -102,24 +105,22 @@ def submit_result(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by:
     return True
 
 
-def _action(agent: Agent, spec: ToolSpec, uow: UnitOfWork) -> PolicyAction:
-    """Returns the policy's action; AUTO for a client's tool.
+def _ruling(agent: Agent, spec: ToolSpec, uow: UnitOfWork) -> Ruling:
+    """Returns the policy's ruling; AUTO for a client's tool.
 
-    Returns APPROVE for a tool of which the session holds an UNKNOWN call, whatever the policy lets through.
+    A tool of which the session holds an UNKNOWN call asks, whatever the policy lets through.
     """
     if spec.source == CLIENT:
-        return PolicyAction.AUTO
-    action = agent.rule_for(spec).action
-    if action is not PolicyAction.DENY and uow.session.unknown_calls(spec.name):
-        return PolicyAction.APPROVE
-    return action
+        return Ruling(action=PolicyAction.AUTO)
+    ruling = ruling_on(agent.policy, spec)
+    return ruling.asking() if uow.session.unknown_calls(spec.name) else ruling
 
 
-def _call(uow: UnitOfWork, checked: CheckedRequest, position: int, *, action: PolicyAction) -> Call:
+def _call(uow: UnitOfWork, checked: CheckedRequest, position: int, *, ruling: Ruling) -> Call:
     """Returns the requested call: READY if its tool is the service's and may run. An unknown tool is IRREVERSIBLE."""
     turn, request, spec = uow.turn, checked.request, checked.spec
-    runs = action in (PolicyAction.AUTO, PolicyAction.NOTIFY) and spec is not None and spec.source != CLIENT
-    return Call(
+    runs = ruling.runs and spec is not None and spec.source != CLIENT
+    call = Call(
         id=request.tool_call_id,
         tenant=turn.tenant,
         session_id=turn.session_id,
@@ -130,11 +131,12 @@ def _call(uow: UnitOfWork, checked: CheckedRequest, position: int, *, action: Po
         arguments_json=checked.arguments_json,
         arguments_hash=checked.arguments_hash,
         tool_class=ToolClass.IRREVERSIBLE if spec is None else spec.tool_class,
-        action=action,
+        action=ruling.action,
         state=CallState.READY if runs else CallState.AWAITING,
         key=f"{turn.session_id}:{request.tool_call_id}",
         source="" if spec is None else spec.source,
     )
+    return with_ruling(call, ruling)
 
 
 def _enter(uow: UnitOfWork, call: Call) -> None:
@@ -148,6 +150,7 @@ def _enter(uow: UnitOfWork, call: Call) -> None:
             action=call.action,
             tool_class=call.tool_class,
             message_id=call.message_id,
+            rule=call.rule,
         ),
         turn=uow.turn,
     )

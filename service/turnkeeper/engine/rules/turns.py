@@ -15,6 +15,7 @@ from turnkeeper.domain.event import (
     TurnStarted,
 )
 from turnkeeper.domain.message import FinishReason, Part, Usage
+from turnkeeper.domain.policy import ruling_of
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome
 from turnkeeper.domain.turn import StopReason, TurnState
 from turnkeeper.engine.rules.tool_calls import propose
@@ -128,7 +129,7 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
     uow.put_turn(turn)
 
 
-def record_tool_results(uow: UnitOfWork, results: Sequence[Finished], *, agent: Agent) -> None:
+def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
     """Closes each call whose tool has finished, with the tool's result.
 
     A call that timed out and must not run twice gets none: its tool may still run. An approval asks for its outcome.
@@ -141,7 +142,7 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished], *, agent: 
             unknown.append(call)
             continue
         uow.close_call(call, finished.result, duration=finished.duration)
-    _ask_for_outcomes(uow, unknown, agent=agent)
+    _ask_for_outcomes(uow, unknown)
     uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
     if results:
         uow.change_head(progress=True)
@@ -161,7 +162,7 @@ def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:
     return True
 
 
-def resolve_lost_calls(uow: UnitOfWork, call_ids: Collection[str], *, agent: Agent) -> int:
+def resolve_lost_calls(uow: UnitOfWork, call_ids: Collection[str]) -> int:
     """Resolves calls that a lost owner had started and whose results nothing awaits (promise I5).
 
     A call that may be repeated becomes READY again, under its idempotency key. One whose result came late is closed
@@ -180,14 +181,14 @@ def resolve_lost_calls(uow: UnitOfWork, call_ids: Collection[str], *, agent: Age
             uow.change_head(progress=True)
         else:
             unknown.append(call)
-    _ask_for_outcomes(uow, unknown, agent=agent)
+    _ask_for_outcomes(uow, unknown)
     return len(unknown)
 
 
-def _ask_for_outcomes(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
+def _ask_for_outcomes(uow: UnitOfWork, calls: Sequence[Call]) -> None:
     unknown = [uow.mark_unknown(call) for call in calls]
     for call in unknown:  # after all are marked: each approval shows the others
-        uow.request_approval(call, agent=agent)
+        uow.request_approval(call, ruling=ruling_of(call))
 
 
 def complete(uow: UnitOfWork, stop_reason: StopReason) -> None:

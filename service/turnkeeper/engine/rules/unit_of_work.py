@@ -5,8 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from turnkeeper.codes import ErrorDetail
-from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.audit import AuditRecord
 from turnkeeper.domain.event import (
     ApprovalRequested,
@@ -20,9 +19,11 @@ from turnkeeper.domain.event import (
     TurnFailed,
     UnknownPayload,
 )
+from turnkeeper.domain.policy import Ruling, with_ruling
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import CancelReason, PendingItem, Turn, TurnState
+from turnkeeper.engine.rules.new_approvals import new_approval
 from turnkeeper.engine.rules.synthetic_results import synthetic_result
 from turnkeeper.store.changeset import (
     ApprovalChange,
@@ -144,20 +145,23 @@ class UnitOfWork:
         self.session = self.session.with_unknown(call.tool, call.id)
         return lost
 
-    def request_approval(self, call: Call, *, agent: Agent, approval_id: str = "") -> Approval:
+    def request_approval(self, call: Call, *, ruling: Ruling, approval_id: str = "") -> Approval:
         """Opens the call's next round: the call waits until a person decides, or until the approval expires.
 
         Returns the approval: of an UNKNOWN call it asks for the outcome, of any other for the permission to run it. It
-        has the id `approval_id`, or a fresh one if that is empty.
+        has the id `approval_id`, or a fresh one if that is empty. `ruling` is what the policy decides on the call: it
+        names who may decide, and for how long.
         """
         requested = replace(
-            call,
+            with_ruling(call, ruling),
             state=CallState.UNKNOWN if call.state is CallState.UNKNOWN else CallState.AWAITING,
             action=PolicyAction.APPROVE,
             round=call.round + 1,
             shown=self.session.unknown_calls(call.tool, but=call.id),
         )
-        approval = self._new_approval(requested, agent, approval_id=approval_id or self.new_id())
+        approval = new_approval(
+            requested, self.turn, approval_id=approval_id or self.new_id(), at=self.at, now=self.snapshot.head.now
+        )
         expire_time = approval.expire_time
         if self.snapshot.head.suspended:
             approval = approval.paused(now=self.snapshot.head.now)
@@ -174,6 +178,9 @@ class UnitOfWork:
                 arguments_hash=approval.arguments_hash,
                 round=approval.round,
                 expire_time=expire_time,
+                approvers=approval.approvers,
+                rule=approval.rule,
+                rule_text=approval.rule_text,
             ),
             turn=self.turn,
         )
@@ -337,29 +344,6 @@ class UnitOfWork:
             )
             for event, stored in zip(self.events, committed.events, strict=True)
         ]
-
-    def _new_approval(self, call: Call, agent: Agent, *, approval_id: str) -> Approval:
-        is_lost = call.state is CallState.UNKNOWN
-        return Approval(
-            id=approval_id,
-            tenant=call.tenant,
-            session_id=call.session_id,
-            turn_id=call.turn_id,
-            tool_call_id=call.id,
-            kind=ApprovalKind.OUTCOME if is_lost else ApprovalKind.TOOL_CALL,
-            state=ApprovalState.PENDING,
-            round=call.round,
-            tool=call.tool,
-            tool_class=call.tool_class,
-            arguments_json=call.arguments_json,
-            arguments_hash=call.arguments_hash,
-            requester=self.turn.principal,
-            agent=agent.name,
-            create_time=self.at,
-            expire_time=self.snapshot.head.now + agent.rule_named(call.tool, call.tool_class).ttl,
-            unknown_tool_call_ids=call.shown,
-            late_result_json=call.late_result_json if is_lost and call.late_attempt == call.attempt else "",
-        )
 
     def _put_new_or_changed(self, call: Call) -> None:
         self.put_call(call, new=call.id in self._new_calls or call.id not in self._calls)

@@ -30,13 +30,24 @@ class PolicyRule(_message.Message):
     TOOL_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """A name, or a pattern with `*` and `?`."""
     action: _event_pb2.PolicyAction.ValueType
     """What happens to a call of the tool."""
+    name: _builtins.str
+    """What events and approvals call the rule; empty: its pattern."""
+    note: _builtins.str
+    """For the people who decide."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """With APPROVE: how long the approval can be decided; unset: 1 h."""
+
+    @_builtins.property
+    def approvers(self) -> _event_pb2.Approvers:
+        """With APPROVE: who may decide."""
 
     def __init__(
         self,
@@ -44,10 +55,13 @@ class PolicyRule(_message.Message):
         tool: _builtins.str = ...,
         action: _event_pb2.PolicyAction.ValueType = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+        approvers: _event_pb2.Approvers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "tool", b"tool", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approvers", b"approvers", "name", b"name", "note", b"note", "tool", b"tool", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,7 +194,7 @@ class AgentTool(_message.Message):
     source: _builtins.str
     """Where it comes from, such as `python:samples`."""
     rule: _builtins.str
-    """The policy's rule that decides, as it is written; empty if none covers the tool and its class decides."""
+    """The policy's rule that decides: its name, or its pattern; empty if none covers the tool and its class decides."""
     action: _event_pb2.PolicyAction.ValueType
     """What happens to a call. A session in which a call of the tool has an unknown outcome asks also where this is AUTO."""
     asks: _builtins.bool

@@ -684,6 +684,7 @@ class ToolCalled(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     TOOL_CLASS_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
     """The call's id within its session."""
     tool: _builtins.str
@@ -698,6 +699,8 @@ class ToolCalled(_message.Message):
     """The tool's class."""
     message_id: _builtins.str
     """The model's message that asked."""
+    rule: _builtins.str
+    """What the rule that decided is called; empty if no rule covers the call."""
     def __init__(
         self,
         *,
@@ -708,10 +711,11 @@ class ToolCalled(_message.Message):
         action: Global___PolicyAction.ValueType = ...,
         tool_class: Global___ToolClass.ValueType = ...,
         message_id: _builtins.str = ...,
+        rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "message_id", b"message_id", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "message_id", b"message_id", "rule", b"rule", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -824,6 +828,60 @@ class ClientToolRequested(_message.Message):
 Global___ClientToolRequested: _TypeAlias = ClientToolRequested  # noqa: Y015
 
 @_typing.final
+class Approvers(_message.Message):
+    """Who may decide an approval, and how many of them it takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    EXCLUDE_REQUESTER_FIELD_NUMBER: _builtins.int
+    VETO_FIELD_NUMBER: _builtins.int
+    REJECT_AT_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
+    REMEMBER_FIELD_NUMBER: _builtins.int
+    k: _builtins.int
+    """Distinct persons who must approve; from 1."""
+    exclude_requester: _builtins.bool
+    """Who caused the call decides nothing about it."""
+    veto: _builtins.bool
+    """One rejection ends the approval."""
+    reject_at: _builtins.int
+    """Without `veto`: rejections that end the approval; 0: as many as `k`."""
+    direct: _builtins.bool
+    """A decision that a delegate carries is refused."""
+    remember: _builtins.bool
+    """A decision can be remembered for later calls."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members of any of these groups may decide. Without groups and principals, any approver may."""
+
+    @_builtins.property
+    def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These principals may decide."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        principals: _abc.Iterable[_builtins.str] | None = ...,
+        k: _builtins.int = ...,
+        exclude_requester: _builtins.bool = ...,
+        veto: _builtins.bool = ...,
+        reject_at: _builtins.int = ...,
+        direct: _builtins.bool = ...,
+        remember: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direct", b"direct", "exclude_requester", b"exclude_requester", "groups", b"groups", "k", b"k", "principals", b"principals", "reject_at", b"reject_at", "remember", b"remember", "veto", b"veto"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approvers: _TypeAlias = Approvers  # noqa: Y015
+
+@_typing.final
 class ApprovalRequested(_message.Message):
     """A person must decide."""
 
@@ -837,6 +895,9 @@ class ApprovalRequested(_message.Message):
     ARGUMENTS_HASH_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    RULE_TEXT_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     kind: Global___ApprovalKind.ValueType
@@ -851,9 +912,17 @@ class ApprovalRequested(_message.Message):
     """What the decision must name; hex."""
     round: _builtins.int
     """From 1; a new round voids earlier votes."""
+    rule: _builtins.str
+    """What the rule that asks is called; empty if the tool's class asks."""
+    rule_text: _builtins.str
+    """The rule in one line; without a rule, why a person decides."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """After it, by the database's clock, nothing can be decided."""
+
+    @_builtins.property
+    def approvers(self) -> Global___Approvers:
+        """Who may decide."""
 
     def __init__(
         self,
@@ -866,10 +935,13 @@ class ApprovalRequested(_message.Message):
         arguments_hash: _builtins.str = ...,
         round: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        approvers: Global___Approvers | None = ...,
+        rule: _builtins.str = ...,
+        rule_text: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "expire_time", b"expire_time", "kind", b"kind", "round", b"round", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "expire_time", b"expire_time", "kind", b"kind", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

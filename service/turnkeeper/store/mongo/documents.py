@@ -1,9 +1,9 @@
 """BSON documents ↔ frozen dataclasses, by field names and type hints: the one place that converts values.
 
-Enums are their values, durations whole milliseconds, tuples arrays; a mapping is an array of `{k, v}`, because BSON
-keys cannot hold every text. Times have the database's precision, a millisecond, and are UTC. Decoding ignores
-unknown fields and takes the default of a missing one, so that documents of other versions stay readable. A value that
-an enum does not have is read as UNSPECIFIED, and stays as it is when the document is changed.
+Enums are their values, durations whole milliseconds, tuples arrays, sets sorted arrays; a mapping is an array of
+`{k, v}`, because BSON keys cannot hold every text. Times have the database's precision, a millisecond, and are UTC.
+Decoding ignores unknown fields and takes the default of a missing one, so that documents of other versions stay
+readable. A value that an enum does not have is read as UNSPECIFIED, and stays as it is when the document is changed.
 """
 
 from collections.abc import Callable, Mapping
@@ -82,10 +82,8 @@ def _form(annotation: Any) -> _Form:
     if origin is UnionType:
         (inner,) = (argument for argument in arguments if argument is not NoneType)
         return _optional(_form(inner))
-    if origin is tuple:
-        return _array(_form(arguments[0]))
-    if origin is Mapping:
-        return _pairs(_form(arguments[1]))
+    if origin in _CONTAINERS:
+        return _CONTAINERS[origin](_form(arguments[-1] if origin is Mapping else arguments[0]))
     if annotation is timedelta:
         return _Form(lambda value: round(value / _MILLISECOND), _milliseconds, _milliseconds)
     if issubclass(annotation, Enum):
@@ -132,6 +130,14 @@ def _array(inner: _Form) -> _Form:
     return _Form(lambda value: [inner.encode(item) for item in value], items(inner.decode), items(inner.strict))
 
 
+def _set(inner: _Form) -> _Form:
+    return _Form(
+        lambda value: sorted(inner.encode(item) for item in value),
+        lambda stored: frozenset(inner.decode(item) for item in stored),
+        lambda stored: frozenset(inner.strict(item) for item in stored),
+    )
+
+
 def _pairs(inner: _Form) -> _Form:
     def pairs(convert: _Convert) -> _Convert:
         return lambda stored: {pair["k"]: convert(pair["v"]) for pair in stored}
@@ -162,3 +168,6 @@ def _nested(kind: Any) -> _Form:
         return kind(**{name: form.strict(stored[name]) for name, form in _forms(kind).items() if name in stored})
 
     return _Form(encode_it, decode_it, decode_strictly, is_nested=True)
+
+
+_CONTAINERS: Final[Mapping[Any, Callable[[_Form], _Form]]] = {tuple: _array, frozenset: _set, Mapping: _pairs}

@@ -9,9 +9,9 @@ import pytest
 from tests.builders import AGENT, a_session_key, a_turn
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain import event as events
-from turnkeeper.domain.agent import Agent, PolicyRule
 from turnkeeper.domain.event import NewEvent, Payload
 from turnkeeper.domain.message import ToolRequest, Usage
+from turnkeeper.domain.policy import PolicyRule, ruling_on
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome, ToolSpec
 from turnkeeper.engine.eventlog.step_log import log_policy, log_steps
 from turnkeeper.store.changeset import Changeset, Committed
@@ -71,20 +71,22 @@ def test_each_event_is_a_line_with_its_place_and_without_content(caplog: pytest.
     assert caplog.records == []
 
 
+TEXT = 'tool = "search_*", action = "auto", ttl = "1h"'
+
+
 @pytest.mark.parametrize(
-    ("agent", "asks", "reason"),
+    ("policy", "asks", "rule", "text"),
     [
-        (AGENT, False, "no rule names it, and it is IRREVERSIBLE"),
-        (AGENT, True, "no rule names it, and it is IRREVERSIBLE"),
-        (
-            replace(AGENT, policy=(PolicyRule(tool="x", action=PolicyAction.DENY), AUTO)),
-            False,
-            "rule 2, tool = 'search_*'",
-        ),
-        (replace(AGENT, policy=(AUTO,)), True, "the tool asks itself, whatever rule 1, tool = 'search_*' allows"),
+        ((), False, "", "no rule covers the tool, and it is IRREVERSIBLE"),
+        ((), True, "", "no rule covers the tool, and it is IRREVERSIBLE"),
+        ((PolicyRule(tool="x", action=PolicyAction.DENY), AUTO), False, "search_*", TEXT),
+        ((AUTO,), True, "search_*", f"{TEXT}; the tool asks itself"),
+        ((replace(AUTO, name="free search"),), False, "free search", TEXT),
     ],
 )
-def test_the_reason_of_a_decision_names_the_rule_the_class_or_the_tool(agent: Agent, asks: bool, reason: str) -> None:
+def test_the_reason_of_a_decision_names_the_rule_the_class_or_the_tool(
+    policy: tuple[PolicyRule, ...], asks: bool, rule: str, text: str
+) -> None:
     spec = ToolSpec(
         name="search_web",
         description="",
@@ -93,7 +95,8 @@ def test_the_reason_of_a_decision_names_the_rule_the_class_or_the_tool(agent: Ag
         source="python",
         asks=asks,
     )
-    assert agent.reason_for(spec) == reason
+    ruling = ruling_on(policy, spec)
+    assert (ruling.rule, ruling.rule_text) == (rule, text)
 
 
 def test_each_decision_of_a_policy_is_a_line_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +118,7 @@ def test_each_decision_of_a_policy_is_a_line_with_its_reason(caplog: pytest.LogC
     with caplog.at_level(logging.DEBUG, "turnkeeper"):
         log_policy(replace(AGENT, policy=(AUTO,)), requests, turn=a_turn(a_session_key()))
     assert [record.getMessage() for record in caplog.records] == [
-        "policy of assistant on search_web: AUTO: rule 1, tool = 'search_*'",
+        "policy of assistant on search_web: AUTO: rule search_*: " + TEXT,
         "policy of assistant on search_web: its arguments do not fit",
         "policy of assistant on locate: the client runs it",
         f"policy of assistant on {'x' * 64}: there is no such tool",

@@ -13,8 +13,9 @@ from tests.contracts.stores import a_changeset, committed, head_of
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from tests.unit.telemetry.calls import Meters, Traces
-from turnkeeper.domain.agent import Agent, PolicyRule
+from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.domain.turn import RetryPolicy, Turn, TurnOptions

@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import AGENT, a_call, a_session_key, an_approval
 from tests.unit.engine.rules.test_outcomes import unit_of_work
-from turnkeeper.domain.agent import PolicyRule
+from turnkeeper.domain.policy import PolicyRule, Ruling
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.engine.rules.approval_edits import Edit, check_edit, open_next_round
@@ -57,7 +57,8 @@ def test_a_call_that_became_unknown_since_is_shown_before_the_edited_call_runs()
     call = a_call(PLACE, turn_id="turn")
     approval = an_approval(PLACE, turn_id="turn", tool_call_id=call.id)
     uow = unit_of_work(call, unknown=session_unknown)
-    edit = Edit(arguments_json="{}", arguments_hash="other", tool_class=ToolClass.IRREVERSIBLE, agent=AGENT)
+    ruling = Ruling(action=PolicyAction.AUTO)
+    edit = Edit(arguments_json="{}", arguments_hash="other", tool_class=ToolClass.IRREVERSIBLE, ruling=ruling)
     second = open_next_round(uow, approval, edit)
     assert second.unknown_tool_call_ids == ("lost-since",)
     (edited,) = uow.calls

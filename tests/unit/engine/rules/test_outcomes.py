@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.builders import AGENT, NOON, a_call, a_session, a_session_key, a_turn, new_id
-from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.message import MOST_CALLS
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
 from turnkeeper.domain.tool import (
     Call,
@@ -40,7 +40,7 @@ D, S, OUTCOME = ApprovalDecision, CallState, ToolOutcome
 
 
 def started(**given: object) -> Call:
-    return a_call(PLACE, turn_id="turn", state=CallState.STARTED, started=True, attempt=1, fence=2, **given)
+    return a_call(PLACE, turn_id="turn", state=CallState.STARTED, started=True, attempt=1, fence=2, ttl=TTL, **given)
 
 
 def unit_of_work(*calls: Call, **given: object) -> UnitOfWork:
@@ -70,7 +70,7 @@ def with_requested_approvals(*calls: Call, late: ToolOutcome | None = None) -> U
     With `late`, results with this outcome have come meanwhile.
     """
     uow = unit_of_work(*calls)
-    resolve_lost_calls(uow, {call.id for call in calls}, agent=ASKER)
+    resolve_lost_calls(uow, {call.id for call in calls})
     uow.await_answers(uow.calls)
     stored = uow.snapshot_after(Committed(last_seq=9, fence=2, events=()), by_owner=True)
     if late is not None:
@@ -84,7 +84,7 @@ def with_requested_approvals(*calls: Call, late: ToolOutcome | None = None) -> U
 def test_a_lost_call_gets_an_approval_for_its_outcome_in_the_next_round() -> None:
     call = started(round=1)
     uow = unit_of_work(call)
-    resolve_lost_calls(uow, {call.id}, agent=ASKER)
+    resolve_lost_calls(uow, {call.id})
     (question,) = uow.approvals
     assert (question.kind, question.round, question.arguments_hash) == (ApprovalKind.OUTCOME, 2, call.arguments_hash)
     assert (question.requester, question.expire_time) == (uow.turn.principal, NOON + TTL)
@@ -100,7 +100,7 @@ def test_a_lost_call_gets_an_approval_for_its_outcome_in_the_next_round() -> Non
 def test_a_lost_call_that_may_be_repeated_needs_no_approval(tool_class: ToolClass) -> None:
     call = started(tool_class=tool_class)
     uow = unit_of_work(call)
-    resolve_lost_calls(uow, {call.id}, agent=ASKER)
+    resolve_lost_calls(uow, {call.id})
     assert not uow.approvals
     assert (uow.calls[0].state, uow.calls[0].key) == (S.READY, call.key)
 
@@ -111,7 +111,7 @@ def test_a_lost_call_is_resolved_as_it_is_when_the_owner_decides_again(outcome: 
     before = started(round=1)
     now = replace(before, late_attempt=1, late_outcome=outcome, late_result_json='"done"')
     uow = unit_of_work(now)
-    assert resolve_lost_calls(uow, {before.id}, agent=ASKER) == 0
+    assert resolve_lost_calls(uow, {before.id}) == 0
     (known,) = uow.calls
     assert (known.state, known.outcome, known.unsettled) == (S.RETURNED, outcome, False)
     assert not uow.approvals
@@ -127,7 +127,7 @@ def test_a_lost_call_is_resolved_as_it_is_when_the_owner_decides_again(outcome: 
 def test_what_tells_nothing_of_the_last_start_answers_no_question(late: dict[str, Any]) -> None:
     call = started(**late, late_result_json='"done"')
     uow = unit_of_work(call)
-    assert resolve_lost_calls(uow, {call.id}, agent=ASKER) == 1
+    assert resolve_lost_calls(uow, {call.id}) == 1
     assert uow.calls[0].state is S.UNKNOWN
     assert len(uow.approvals) == 1
 
@@ -135,7 +135,7 @@ def test_what_tells_nothing_of_the_last_start_answers_no_question(late: dict[str
 def test_a_call_that_is_resolved_already_is_left_as_it_is() -> None:
     call = replace(started(), state=S.RETURNED, outcome=OUTCOME.OK)
     uow = unit_of_work(call)
-    resolve_lost_calls(uow, {call.id}, agent=ASKER)
+    resolve_lost_calls(uow, {call.id})
     assert (uow.calls, uow.approvals) == ((call,), ())
 
 
@@ -152,8 +152,8 @@ def returned_ok(call: Call) -> Finished:
 def test_d3_a_call_that_timed_out_gets_the_approval_of_a_lost_call() -> None:
     call, other = started(round=1), started()
     lost, late = unit_of_work(call, other), unit_of_work(call, other)
-    resolve_lost_calls(lost, {call.id}, agent=ASKER)
-    record_tool_results(late, [timed_out(call)], agent=ASKER)
+    resolve_lost_calls(lost, {call.id})
+    record_tool_results(late, [timed_out(call)])
     (question,), (same) = late.approvals, lost.approvals[0]
     assert replace(question, id=same.id) == same
     assert late.calls == lost.calls
@@ -165,7 +165,7 @@ def test_d3_a_call_that_timed_out_gets_the_approval_of_a_lost_call() -> None:
 def test_d3_a_call_that_timed_out_and_may_be_repeated_has_its_result(tool_class: ToolClass) -> None:
     call = started(tool_class=tool_class)
     uow = unit_of_work(call)
-    record_tool_results(uow, [timed_out(call)], agent=ASKER)
+    record_tool_results(uow, [timed_out(call)])
     assert not uow.approvals
     assert (uow.calls[0].state, uow.calls[0].outcome) == (S.RETURNED, OUTCOME.TIMED_OUT)
 
@@ -173,7 +173,7 @@ def test_d3_a_call_that_timed_out_and_may_be_repeated_has_its_result(tool_class:
 def test_d3_calls_that_timed_out_together_show_each_other_beside_one_that_returned() -> None:
     one, two, three = started(), started(), started()
     uow = unit_of_work(one, two, three)
-    record_tool_results(uow, [timed_out(one), returned_ok(two), timed_out(three)], agent=ASKER)
+    record_tool_results(uow, [timed_out(one), returned_ok(two), timed_out(three)])
     shown = {approval.tool_call_id: approval.unknown_tool_call_ids for approval in uow.approvals}
     assert shown == {one.id: (three.id,), three.id: (one.id,)}
     assert [call.state for call in uow.calls] == [S.UNKNOWN, S.RETURNED, S.UNKNOWN]

@@ -68,7 +68,7 @@ def test_a_turn_whose_run_broke_twice_fails_by_our_defect(broken_runs: int, fail
 def test_an_attempt_is_no_progress_and_a_whole_answer_a_result_or_a_failed_call_is() -> None:
     uow = unit_of_work(running())
     begin_attempt(uow, lapses=1)
-    record_tool_results(uow, [], agent=AGENT)
+    record_tool_results(uow, [])
     assert (uow.head.progress, type(uow.events[-1].payload)) == (False, AttemptSuperseded)
 
     uow = unit_of_work(running())

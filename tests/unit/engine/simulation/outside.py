@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from tests.unit.engine.simulation.observed import Observed
 from turnkeeper.codes import Code, ErrorDetail
-from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.agent import Agent, AgentLimits
 from turnkeeper.domain.message import FinishReason, Message, ToolRequest, Usage
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.execution.model_call import ModelCaller

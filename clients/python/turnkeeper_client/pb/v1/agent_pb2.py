@@ -29,7 +29,7 @@ from turnkeeper_client.pb.v1 import event_pb2 as turnkeeper_dot_v1_dot_event__pb
 from turnkeeper_client.pb.v1 import rules_pb2 as turnkeeper_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19turnkeeper/v1/agent.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aturnkeeper/v1/access.proto\x1a\x19turnkeeper/v1/event.proto\x1a\x19turnkeeper/v1/rules.proto\"o\n\nPolicyRule\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12+\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x1b.turnkeeper.v1.PolicyAction\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9f\x01\n\x0b\x41gentLimits\x12\x16\n\x0emax_iterations\x18\x01 \x01(\x05\x12\x19\n\x11max_output_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12/\n\x0ctool_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eparallel_tools\x18\x05 \x01(\x05\"\xf7\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cinstructions\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\r\n\x05tools\x18\x06 \x03(\t\x12)\n\x06policy\x18\x07 \x03(\x0b\x32\x19.turnkeeper.v1.PolicyRule\x12*\n\x06limits\x18\x08 \x01(\x0b\x32\x1a.turnkeeper.v1.AgentLimits\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x01\n\tAgentTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\x12,\n\ntool_class\x18\x04 \x01(\x0e\x32\x18.turnkeeper.v1.ToolClass\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\x12+\n\x06\x61\x63tion\x18\x07 \x01(\x0e\x32\x1b.turnkeeper.v1.PolicyAction\x12\x0c\n\x04\x61sks\x18\x08 \x01(\x08\"B\n\x0fGetAgentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xf2\xe0\x18\x04\x08\x01\x18@\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\xf2\xe0\x18\x02\x18@\"`\n\x10GetAgentResponse\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\x12\'\n\x05tools\x18\x02 \x03(\x0b\x32\x18.turnkeeper.v1.AgentTool\"K\n\x11ListAgentsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x08\"g\n\x12ListAgentsResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.turnkeeper.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"O\n\x18ListAgentVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x19ListAgentVersionsResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.turnkeeper.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x12\x43reateAgentRequest\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\":\n\x13\x43reateAgentResponse\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\"M\n\x12UpdateAgentRequest\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\x12\x12\n\nif_version\x18\x02 \x01(\t\":\n\x13UpdateAgentResponse\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\"\"\n\x12\x44\x65leteAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse2\xe9\x04\n\x0c\x41gentService\x12Z\n\x08GetAgent\x12\x1e.turnkeeper.v1.GetAgentRequest\x1a\x1f.turnkeeper.v1.GetAgentResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12`\n\nListAgents\x12 .turnkeeper.v1.ListAgentsRequest\x1a!.turnkeeper.v1.ListAgentsResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12u\n\x11ListAgentVersions\x12\'.turnkeeper.v1.ListAgentVersionsRequest\x1a(.turnkeeper.v1.ListAgentVersionsResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12`\n\x0b\x43reateAgent\x12!.turnkeeper.v1.CreateAgentRequest\x1a\".turnkeeper.v1.CreateAgentResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x03\x12`\n\x0bUpdateAgent\x12!.turnkeeper.v1.UpdateAgentRequest\x1a\".turnkeeper.v1.UpdateAgentResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x03\x12`\n\x0b\x44\x65leteAgent\x12!.turnkeeper.v1.DeleteAgentRequest\x1a\".turnkeeper.v1.DeleteAgentResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x03\x42\x90\x01\n\x11\x64\x65v.turnkeeper.v1B\nAgentProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19turnkeeper/v1/agent.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aturnkeeper/v1/access.proto\x1a\x19turnkeeper/v1/event.proto\x1a\x19turnkeeper/v1/rules.proto\"\xb8\x01\n\nPolicyRule\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12+\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x1b.turnkeeper.v1.PolicyAction\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0c\n\x04note\x18\x05 \x01(\t\x12+\n\tapprovers\x18\x06 \x01(\x0b\x32\x18.turnkeeper.v1.Approvers\"\x9f\x01\n\x0b\x41gentLimits\x12\x16\n\x0emax_iterations\x18\x01 \x01(\x05\x12\x19\n\x11max_output_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12/\n\x0ctool_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eparallel_tools\x18\x05 \x01(\x05\"\xf7\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cinstructions\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\r\n\x05tools\x18\x06 \x03(\t\x12)\n\x06policy\x18\x07 \x03(\x0b\x32\x19.turnkeeper.v1.PolicyRule\x12*\n\x06limits\x18\x08 \x01(\x0b\x32\x1a.turnkeeper.v1.AgentLimits\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x01\n\tAgentTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\x12,\n\ntool_class\x18\x04 \x01(\x0e\x32\x18.turnkeeper.v1.ToolClass\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\x12+\n\x06\x61\x63tion\x18\x07 \x01(\x0e\x32\x1b.turnkeeper.v1.PolicyAction\x12\x0c\n\x04\x61sks\x18\x08 \x01(\x08\"B\n\x0fGetAgentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xf2\xe0\x18\x04\x08\x01\x18@\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\xf2\xe0\x18\x02\x18@\"`\n\x10GetAgentResponse\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\x12\'\n\x05tools\x18\x02 \x03(\x0b\x32\x18.turnkeeper.v1.AgentTool\"K\n\x11ListAgentsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x08\"g\n\x12ListAgentsResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.turnkeeper.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"O\n\x18ListAgentVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x19ListAgentVersionsResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.turnkeeper.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x12\x43reateAgentRequest\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\":\n\x13\x43reateAgentResponse\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\"M\n\x12UpdateAgentRequest\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\x12\x12\n\nif_version\x18\x02 \x01(\t\":\n\x13UpdateAgentResponse\x12#\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x14.turnkeeper.v1.Agent\"\"\n\x12\x44\x65leteAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse2\xe9\x04\n\x0c\x41gentService\x12Z\n\x08GetAgent\x12\x1e.turnkeeper.v1.GetAgentRequest\x1a\x1f.turnkeeper.v1.GetAgentResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12`\n\nListAgents\x12 .turnkeeper.v1.ListAgentsRequest\x1a!.turnkeeper.v1.ListAgentsResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12u\n\x11ListAgentVersions\x12\'.turnkeeper.v1.ListAgentVersionsRequest\x1a(.turnkeeper.v1.ListAgentVersionsResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12`\n\x0b\x43reateAgent\x12!.turnkeeper.v1.CreateAgentRequest\x1a\".turnkeeper.v1.CreateAgentResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x03\x12`\n\x0bUpdateAgent\x12!.turnkeeper.v1.UpdateAgentRequest\x1a\".turnkeeper.v1.UpdateAgentResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x03\x12`\n\x0b\x44\x65leteAgent\x12!.turnkeeper.v1.DeleteAgentRequest\x1a\".turnkeeper.v1.DeleteAgentResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x03\x42\x90\x01\n\x11\x64\x65v.turnkeeper.v1B\nAgentProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,38 +57,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSERVICE'].methods_by_name['UpdateAgent']._serialized_options = b'\220\002\002\372\340\030\003\n\001\003'
   _globals['_AGENTSERVICE'].methods_by_name['DeleteAgent']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['DeleteAgent']._serialized_options = b'\220\002\002\372\340\030\003\n\001\003'
-  _globals['_POLICYRULE']._serialized_start=191
-  _globals['_POLICYRULE']._serialized_end=302
-  _globals['_AGENTLIMITS']._serialized_start=305
-  _globals['_AGENTLIMITS']._serialized_end=464
-  _globals['_AGENT']._serialized_start=467
-  _globals['_AGENT']._serialized_end=714
-  _globals['_AGENTTOOL']._serialized_start=717
-  _globals['_AGENTTOOL']._serialized_end=919
-  _globals['_GETAGENTREQUEST']._serialized_start=921
-  _globals['_GETAGENTREQUEST']._serialized_end=987
-  _globals['_GETAGENTRESPONSE']._serialized_start=989
-  _globals['_GETAGENTRESPONSE']._serialized_end=1085
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1087
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1162
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1164
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1267
-  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_start=1269
-  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_end=1348
-  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_start=1350
-  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_end=1440
-  _globals['_CREATEAGENTREQUEST']._serialized_start=1442
-  _globals['_CREATEAGENTREQUEST']._serialized_end=1499
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=1501
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=1559
-  _globals['_UPDATEAGENTREQUEST']._serialized_start=1561
-  _globals['_UPDATEAGENTREQUEST']._serialized_end=1638
-  _globals['_UPDATEAGENTRESPONSE']._serialized_start=1640
-  _globals['_UPDATEAGENTRESPONSE']._serialized_end=1698
-  _globals['_DELETEAGENTREQUEST']._serialized_start=1700
-  _globals['_DELETEAGENTREQUEST']._serialized_end=1734
-  _globals['_DELETEAGENTRESPONSE']._serialized_start=1736
-  _globals['_DELETEAGENTRESPONSE']._serialized_end=1757
-  _globals['_AGENTSERVICE']._serialized_start=1760
-  _globals['_AGENTSERVICE']._serialized_end=2377
+  _globals['_POLICYRULE']._serialized_start=192
+  _globals['_POLICYRULE']._serialized_end=376
+  _globals['_AGENTLIMITS']._serialized_start=379
+  _globals['_AGENTLIMITS']._serialized_end=538
+  _globals['_AGENT']._serialized_start=541
+  _globals['_AGENT']._serialized_end=788
+  _globals['_AGENTTOOL']._serialized_start=791
+  _globals['_AGENTTOOL']._serialized_end=993
+  _globals['_GETAGENTREQUEST']._serialized_start=995
+  _globals['_GETAGENTREQUEST']._serialized_end=1061
+  _globals['_GETAGENTRESPONSE']._serialized_start=1063
+  _globals['_GETAGENTRESPONSE']._serialized_end=1159
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1161
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1236
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1238
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1341
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_start=1343
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_end=1422
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_start=1424
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_end=1514
+  _globals['_CREATEAGENTREQUEST']._serialized_start=1516
+  _globals['_CREATEAGENTREQUEST']._serialized_end=1573
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=1575
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=1633
+  _globals['_UPDATEAGENTREQUEST']._serialized_start=1635
+  _globals['_UPDATEAGENTREQUEST']._serialized_end=1712
+  _globals['_UPDATEAGENTRESPONSE']._serialized_start=1714
+  _globals['_UPDATEAGENTRESPONSE']._serialized_end=1772
+  _globals['_DELETEAGENTREQUEST']._serialized_start=1774
+  _globals['_DELETEAGENTREQUEST']._serialized_end=1808
+  _globals['_DELETEAGENTRESPONSE']._serialized_start=1810
+  _globals['_DELETEAGENTRESPONSE']._serialized_end=1831
+  _globals['_AGENTSERVICE']._serialized_start=1834
+  _globals['_AGENTSERVICE']._serialized_end=2451
 # @@protoc_insertion_point(module_scope)

@@ -90,6 +90,10 @@ class Approval(_message.Message):
     MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
     LATE_RESULT_MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
     DECIDED_THROUGH_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    RULE_TEXT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -133,6 +137,12 @@ class Approval(_message.Message):
     """What was decided; unset before, and if no decision came."""
     decided_through: _builtins.str
     """The delegate through which the decider acted; empty without one."""
+    rule: _builtins.str
+    """What the rule that asks is called: its name, or its pattern; empty if the tool's class asks."""
+    rule_text: _builtins.str
+    """The rule in one line; without a rule, why a person decides."""
+    note: _builtins.str
+    """The rule's note for the people who decide. The hash does not cover it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -163,6 +173,10 @@ class Approval(_message.Message):
     def late_result_mixed_script_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The same of `late_result_json`."""
 
+    @_builtins.property
+    def approvers(self) -> _event_pb2.Approvers:
+        """Who may decide."""
+
     def __init__(
         self,
         *,
@@ -191,10 +205,14 @@ class Approval(_message.Message):
         mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
         late_result_mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
         decided_through: _builtins.str = ...,
+        approvers: _event_pb2.Approvers | None = ...,
+        rule: _builtins.str = ...,
+        rule_text: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "note", b"note", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
