@@ -242,7 +242,7 @@ class User:
 
     def _busy(self) -> chat_pb2.IfBusy.ValueType:
         """Returns what the service is to do if a turn is active: an abandoned one may still run."""
-        return self._rng.choices(_BUSY, [2, 7, 1])[0]
+        return self._rng.choices(_BUSY, [2, 7, 1, 1])[0]
 
     def _fresh(self, kind: str) -> str:
         """Returns an id of this user's own. The user of the same name in another tenant has the same ids."""
@@ -276,7 +276,7 @@ class Writer(User):
         return request
 
     def _busy(self) -> chat_pb2.IfBusy.ValueType:
-        return self._rng.choices(_BUSY, [5, 3, 3])[0]
+        return self._rng.choices(_BUSY, [5, 3, 3, 2])[0]
 
 
 class Place:
@@ -297,7 +297,12 @@ class Place:
         return self._session_id
 
 
-_BUSY = [chat_pb2.IF_BUSY_REJECT, chat_pb2.IF_BUSY_ENQUEUE, chat_pb2.IF_BUSY_INTERRUPT]
+_BUSY = [
+    chat_pb2.IF_BUSY_REJECT,
+    chat_pb2.IF_BUSY_ENQUEUE,
+    chat_pb2.IF_BUSY_INTERRUPT,
+    chat_pb2.IF_BUSY_WITHDRAW_PENDING,
+]
 
 
 def _seconds(value: float) -> Duration:

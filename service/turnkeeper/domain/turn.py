@@ -66,13 +66,15 @@ class CancelReason(StrEnum):
     """Why a turn was cancelled.
 
     REQUESTED: CancelTurn. INTERRUPTED: a message with if_busy INTERRUPT. SESSION_ENDED: the session was ended or
-    deleted. FORKED: it was in the middle at the position where its session was forked.
+    deleted. FORKED: it was in the middle at the position where its session was forked. SUPERSEDED: a message with
+    if_busy WITHDRAW_PENDING, while it waited for approvals.
     """
 
     REQUESTED = "REQUESTED"
     INTERRUPTED = "INTERRUPTED"
     SESSION_ENDED = "SESSION_ENDED"
     FORKED = "FORKED"
+    SUPERSEDED = "SUPERSEDED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

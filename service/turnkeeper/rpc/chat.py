@@ -23,7 +23,7 @@ from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import caller_of
-from turnkeeper.rpc.origins import operation_on
+from turnkeeper.rpc.origins import operation_on, origin_of
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
@@ -72,7 +72,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         key = new.key if new is not None else caller.session_key(request.session_id)
         wait = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         with self._turns.waiting(key) as waiting:
-            record = await self._accept(request, caller, session_id=key.session_id, new=new)
+            record = await self._accept(request, context, session_id=key.session_id, new=new)
             turn = await self._turns.wait(waiting, key, record.turn_id, seconds=within_deadline(wait, context))
         _raise_failure(turn)
         return chat_pb2.SendMessageResponse(
@@ -88,7 +88,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         start = cursor.decode(request.after, key=key) if request.after else None
         settled: Turn | None = None
         with self._watchers.open(key, caches_turns=True) as watcher:
-            record = await self._accept(request, caller, session_id=key.session_id, new=new)
+            record = await self._accept(request, context, session_id=key.session_id, new=new)
             previews = request.previews if request.HasField("previews") else True
             position = start or StreamPosition(sequence=record.sequence - 1, live=True)
             try:
@@ -184,10 +184,10 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         )
 
     async def _accept(
-        self, request: MessageRequest, caller: Caller, *, session_id: str, new: NewSession | None
+        self, request: MessageRequest, context: Context, *, session_id: str, new: NewSession | None
     ) -> RequestRecord:
         """Starts the message's turn. Returns its record, or the record of the first request if this is a repeat."""
-        key = caller.request_key(request.request_id, family=FAMILY, session_id=session_id)
+        key = caller_of(context).request_key(request.request_id, family=FAMILY, session_id=session_id)
         busy = request.if_busy or chat_pb2.IF_BUSY_REJECT
         message = NewMessage(
             key=key,
@@ -200,6 +200,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 max_output_tokens=request.limits.max_output_tokens,
                 client_tools=client_tools.tools_of(request),
             ),
+            origin=origin_of(context),
             trace=Spans.traceparent(),
         )
         record = await self._turns.start(message, new=new)

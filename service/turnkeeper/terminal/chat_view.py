@@ -19,7 +19,7 @@ from turnkeeper_client.pb.v1.message_pb2 import ROLE_USER, Message
 
 HELP: Final = """\
 /retry    try the last turn again, after it failed or was cancelled
-/cancel   cancel the turn that waits
+/cancel   cancel the turn that waits; a message may take its place, too
 /fork     go on in a copy of this session
 /quit     leave; the session stays: turnkeeper chat --session {session}
 //TEXT    send /TEXT as a message

@@ -10,9 +10,11 @@ from turnkeeper.terminal.console import Output
 from turnkeeper.terminal.deciding import ask_about
 from turnkeeper.terminal.failures import CommandFailed
 from turnkeeper.terminal.interruption import Interruption
+from turnkeeper.terminal.names import in_one_line
+from turnkeeper.terminal.question import ask_one_of
 from turnkeeper_client import Client, Session, TurnState, TurnStream
-from turnkeeper_client.errors import SessionError
-from turnkeeper_client.pb.v1.chat_pb2 import Turn
+from turnkeeper_client.errors import Aborted, SessionError
+from turnkeeper_client.pb.v1.chat_pb2 import IF_BUSY_WITHDRAW_PENDING, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
 
 Events = AsyncGenerator[Event, None]
@@ -36,8 +38,19 @@ class TurnView:
         self._session = session
 
     async def show_sent(self, text: str) -> Turn | None:
-        """Sends a message, and shows its turn. Returns the turn as it is in the end; None if it was not accepted."""
-        return await self._show(_events_of(self._session.stream(text)))
+        """Sends a message, and shows its turn. Returns the turn as it is in the end; None if it was not accepted.
+
+        If a turn waits for approvals, asks whether the message takes its place. Returns None if the person refuses.
+        """
+        try:
+            return await self._show(_events_of(self._session.stream(text)))
+        except Aborted as error:
+            waiting = await self._replaceable(error)
+            if waiting is None:
+                raise
+            if not await self._is_to_be_replaced(waiting):
+                return None
+        return await self._show(_events_of(self._session.stream(text, if_busy=IF_BUSY_WITHDRAW_PENDING)))
 
     async def show_from(self, turn_id: str, after: int) -> Turn | None:
         """Shows a turn from the event behind this number on."""
@@ -85,6 +98,34 @@ class TurnView:
                 self._output.show((str(error), "dim"))
         self._output.show(("the turn waits; /cancel ends it", "dim"))
         return False
+
+    async def _replaceable(self, error: Aborted) -> Turn | None:
+        """Returns the turn for which a message was refused if it waits for approvals alone, otherwise None."""
+        if error.reason != "TURN_IN_PROGRESS":
+            return None
+        turn = await self._session.turn(error.metadata["turn_id"])
+        waits = turn.state == TurnState.TURN_STATE_AWAITING_APPROVAL and all(item.approval_id for item in turn.pending)
+        return turn if waits else None
+
+    async def _is_to_be_replaced(self, turn: Turn) -> bool:
+        """Asks whether a message takes the place of a turn that waits. Returns False at Ctrl-C, or the end of input."""
+        tools = ", ".join(in_one_line(item.tool) for item in turn.pending)
+        self._output.show((f"The turn before waits for a decision on {tools}.", "bold"))
+        answers: list[str] = []
+
+        async def read_answer() -> None:
+            question = "Withdraw the question, and send the message in its place? (y/n):"
+            answers.append((await ask_one_of(self._output, question, ("yes", "no")))[0])
+
+        try:
+            with Interruption(hides_typing=False) as interruption:
+                if not await interruption.is_done(read_answer()):
+                    self._output.show()
+        except CommandFailed as error:
+            self._output.show((str(error), "dim"))
+        if answers != ["yes"]:
+            self._output.show(("the message was not sent; the turn waits, /cancel ends it", "dim"))
+        return answers == ["yes"]
 
     async def _events(self, turn_id: str, after: int) -> Events:
         """Yields the turn's events behind this number, until it ends or waits."""

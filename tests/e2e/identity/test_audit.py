@@ -24,7 +24,7 @@ from tests.status_details import refused
 from tests.test_tools import ToolControl
 from turnkeeper import cannot_start
 from turnkeeper.command_line import main
-from turnkeeper.pb.v1 import approval_pb2, audit_pb2, event_pb2, session_pb2
+from turnkeeper.pb.v1 import approval_pb2, audit_pb2, chat_pb2, event_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -175,6 +175,30 @@ async def test_an_edited_decision_is_on_record_as_what_was_approved(served: Serv
     (record,) = [record for record in await served.records() if record["session_id"] == "edited"]
     assert record["target"] == decided.approval_id
     assert (record["details"]["arguments_hash"], record["details"]["round"]) == (decided.arguments_hash, "2")
+
+
+async def test_each_approval_that_a_message_withdraws_is_on_record(served: Served) -> None:
+    async with (
+        served.pending("withdrawn") as approval,
+        served.as_("acme/anna", x_request_id="message-2") as anna,
+    ):
+        await harness.send_message_to_session(
+            anna, "withdrawn", "hello", if_busy=chat_pb2.IF_BUSY_WITHDRAW_PENDING, request_id="m2"
+        )
+        await harness.send_message_to_session(  # a repeat stores nothing
+            anna, "withdrawn", "hello", if_busy=chat_pb2.IF_BUSY_WITHDRAW_PENDING, request_id="m2"
+        )
+        events = await harness.all_events(anna, "withdrawn")
+    (event,) = [event for event in events if event.HasField("approval_withdrawn")]
+    (record,) = [record for record in await served.records() if record["session_id"] == "withdrawn"]
+    assert (record["action"], record["target"], record["outcome"], record["sequence"]) == (
+        "withdraw_approval",
+        approval.approval_id,
+        "WITHDRAWN",
+        event.sequence,
+    )
+    assert (record["principal"], record["request_id"]) == ("anna", "message-2")
+    assert record["details"]["arguments_hash"] == approval.arguments_hash
 
 
 async def test_the_agents_that_were_loaded_are_on_record_of_the_service(served: Served) -> None:

@@ -123,6 +123,9 @@ class TestI11:
                 await client.drop_database(copy)
 
 
+_BUSY = [value for value in chat_pb2.IfBusy.values() if value]
+
+
 async def _at_rest(client: AsyncMongoClient[dict[str, Any]], database: str) -> bool | None:
     """Returns True if no turn is under way, else None. A turn that waits for a decision rests."""
     under_way = {"tenant": harness.TENANT, "state": {"$in": ["PENDING", "RUNNING", "BACKING_OFF"]}}
@@ -148,7 +151,7 @@ class _Caller:
 
     async def send(self, session: str, *, wait: float) -> None:
         text = self.rng.choice(["hello", "act", "add", "slow", "slow", "quota", "unlucky"])
-        busy = self.rng.choice([chat_pb2.IF_BUSY_REJECT, chat_pb2.IF_BUSY_ENQUEUE, chat_pb2.IF_BUSY_INTERRUPT])
+        busy = self.rng.choice(_BUSY)
         await harness.send_message_to_session(self.stubs, session, text, wait=wait, if_busy=busy)
 
     async def decide(self, session: str, *, approve: bool) -> None:

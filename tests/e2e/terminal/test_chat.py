@@ -117,13 +117,34 @@ async def test_a_chat_goes_on_with_a_turn_that_waits(turnkeeper: CommandLine, st
         terminal.type(CTRL_C)
         await terminal.until("the turn waits; /cancel ends it\n>")
         terminal.type("Hello?\n")
-        await terminal.until("(TURN_IN_PROGRESS)\n>")
+        await terminal.until("waits for a decision on act.\n")
+        await terminal.until("in its place? (y/n):")
+        terminal.type("n\n")
+        await terminal.until("the message was not sent; the turn waits, /cancel ends it\n>")
         terminal.type("/cancel\n")
         await terminal.until("cancelled\n>")
         terminal.type("/retry\n")
         await terminal.until("Acted.\n>")
         terminal.type("/quit\n")
         assert await terminal.ended() == 0
+
+
+async def test_a_message_takes_the_place_of_a_turn_that_waits_if_the_person_says_so(
+    turnkeeper: CommandLine, stubs: Any
+) -> None:
+    turn = await send(stubs, "asker", "act never")
+    async with turnkeeper.on_terminal("chat", "--session", turn.session_id) as terminal:
+        await terminal.until("(y/n/e):")
+        terminal.type(CTRL_C)
+        await terminal.until("/cancel ends it\n>")
+        terminal.type("Hello instead\n")
+        await terminal.until("in its place? (y/n):")
+        terminal.type("y\n")
+        await terminal.until("You said: Hello instead\n>")
+        terminal.type("/quit\n")
+        assert await terminal.ended() == 0
+    request = chat_pb2.GetTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
+    assert stubs.chat.GetTurn(request).turn.state == chat_pb2.TURN_STATE_CANCELLED
 
 
 async def test_what_a_model_writes_is_text_and_markdown_loses_none_of_it(turnkeeper: CommandLine) -> None:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from turnkeeper.domain.approval import Answer, Approval
+from turnkeeper.domain.approval import Answer, Approval, ApprovalState
 from turnkeeper.domain.audit import AuditRecord, Origin
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 DECIDE_APPROVAL = "decide_approval"
 CANCEL_TURN = "cancel_turn"
+WITHDRAW_APPROVAL = "withdraw_approval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,28 @@ def decision_record(approval: Approval, answer: Answer, *, at: datetime) -> Audi
         details={
             "decision": answer.decision.value,
             "decided_by": answer.by,
+            "turn_id": approval.turn_id,
+            "tool_call_id": approval.tool_call_id,
+            "tool": approval.tool,
+            "arguments_hash": approval.arguments_hash,
+            "round": str(approval.round),
+        },
+    )
+
+
+def withdrawal_record(approval: Approval, *, by: Origin, sequence: int, at: datetime) -> AuditRecord:
+    """Returns the record of an approval that a message withdraws, with its event of this number."""
+    return AuditRecord(
+        tenant=approval.tenant,
+        id="",
+        session_id=approval.session_id,
+        sequence=sequence,
+        at=at,
+        action=WITHDRAW_APPROVAL,
+        target=approval.id,
+        outcome=ApprovalState.WITHDRAWN.value,
+        origin=by,
+        details={
             "turn_id": approval.turn_id,
             "tool_call_id": approval.tool_call_id,
             "tool": approval.tool,

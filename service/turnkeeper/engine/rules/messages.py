@@ -3,12 +3,15 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.event import MessageReceived, SessionActivated, TurnQueued, TurnRetried, TurnStarted
 from turnkeeper.domain.message import Part, text_of
 from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
-from turnkeeper.engine.rules.audit import Operation, record_operation
+from turnkeeper.engine.rules.audit import Operation, record_operation, withdrawal_record
 from turnkeeper.engine.rules.sessions import created_event
+from turnkeeper.engine.rules.synthetic_results import superseded_result
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import QuotaExceeded, SessionNotFound, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, RequestKey, RequestRecord
@@ -27,8 +30,11 @@ class NewMessage:
     """A hash of the request's content. A request with the same id and another fingerprint is refused."""
     content: tuple[Part, ...]
     if_busy: str
-    """What to do while a turn is active: REJECT the message, ENQUEUE it, or INTERRUPT the turn."""
+    """What to do while a turn is active: REJECT the message, ENQUEUE it, INTERRUPT the turn, or WITHDRAW_PENDING: end
+    it if it waits for nothing but approvals."""
     options: TurnOptions
+    origin: Origin = NO_ORIGIN
+    """Who is on record for the approvals that the message withdraws."""
     trace: str = ""
     """The sender's span as a W3C `traceparent`; the turn's spans continue it. Empty: the message is not traced."""
 
@@ -63,22 +69,24 @@ def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) ->
     In an idle session the turn becomes active. The replica of `offer` owns it at once; without an offer, or if the
     session's log needs a newer schema, any replica may claim it. In a busy session `if_busy` decides: ENQUEUE puts the
     turn at the queue's end. INTERRUPT puts it in front and asks the active turn's owner to cancel; if that turn has no
-    owner it is cancelled here, and the new one becomes active. The first message activates the session and titles it.
+    owner it is cancelled here, and the new one becomes active. WITHDRAW_PENDING ends a turn that waits for approvals
+    alone, and the new one becomes active. The first message activates the session and titles it.
 
     Returns the turn, and the record from which the request's repeats are answered. Raises SessionNotFound if another
-    principal owns the session, TurnInProgress if it is busy and `if_busy` is REJECT, QuotaExceeded if QUEUE_LIMIT turns
-    are queued, and the errors of `Session.check_takes_messages`.
+    principal owns the session, TurnInProgress if it is busy and `if_busy` is REJECT, or is WITHDRAW_PENDING and the
+    active turn does not wait for approvals alone. Raises QuotaExceeded if QUEUE_LIMIT turns are queued, and the errors
+    of `Session.check_takes_messages`.
     """
     if uow.session.owner != message.key.principal:
         raise SessionNotFound(session_id=uow.session.id)
     uow.session.check_takes_messages()
-    _check_room(uow.snapshot.head, message)
+    _check_room(uow, message)
     turn = _new_turn(uow, message)
     first = uow.next_sequence
     received = MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal)
     uow.append(received, turn=turn)
     _activate_session(uow, message)
-    turn = _activate_or_queue(uow, turn, if_busy=message.if_busy, offer=_usable_offer(offer, uow.snapshot.head))
+    turn = _activate_or_queue(uow, turn, message, offer=_usable_offer(offer, uow.snapshot.head))
     uow.put_turn(turn, new=True)
     record = RequestRecord(key=message.key, fingerprint=message.fingerprint, turn_id=turn.id, sequence=first)
     uow.request = record
@@ -149,7 +157,10 @@ def cancel_unowned(uow: UnitOfWork, *, by: str, operation: Operation | None = No
         uow.change_head(queue=tuple(queued for queued in head.queue if queued != turn.id))
 
 
-def _check_room(head: Head, message: NewMessage) -> None:
+def _check_room(uow: UnitOfWork, message: NewMessage) -> None:
+    head = uow.snapshot.head
+    if head.active_turn and message.if_busy == "WITHDRAW_PENDING":
+        _check_waits_for_approvals_alone(uow)
     if head.active_turn and message.if_busy == "REJECT":
         raise TurnInProgress(
             session_id=head.session_id, turn_id=head.active_turn, metadata={"turn_id": head.active_turn}
@@ -160,6 +171,26 @@ def _check_room(head: Head, message: NewMessage) -> None:
             session_id=head.session_id,
             retry_after=timedelta(seconds=5),
         )
+
+
+def _check_waits_for_approvals_alone(uow: UnitOfWork) -> None:
+    """Raises TurnInProgress unless the active turn has no owner, and each of its open calls waits for a permission.
+
+    A call that has started, that the client may have run, or whose outcome is unknown may have taken effect: only its
+    result, or a person's answer, closes it. A call that was approved is let run.
+    """
+    head, turn = uow.snapshot.head, uow.turn
+    open_calls = [call for call in uow.calls if call.state is not CallState.RETURNED]
+    others = [call for call in open_calls if call.state is not CallState.AWAITING or call.started]
+    if turn.state is TurnState.AWAITING_APPROVAL and not others and not head.owned:
+        return
+    metadata = {"turn_id": turn.id, "state": turn.state.value}
+    raise TurnInProgress(
+        "The session's turn does not wait for approvals alone, so none is withdrawn; wait for it, or cancel it.",
+        session_id=head.session_id,
+        turn_id=turn.id,
+        metadata=metadata | ({"tool_call_id": others[0].id, "tool": others[0].tool} if others else {}),
+    )
 
 
 def _check_retryable(uow: UnitOfWork, *, last: Turn) -> None:
@@ -202,13 +233,16 @@ def _activate_session(uow: UnitOfWork, message: NewMessage) -> None:
         uow.append(SessionActivated(title=uow.session.title))
 
 
-def _activate_or_queue(uow: UnitOfWork, turn: Turn, *, if_busy: str, offer: LeaseOffer | None) -> Turn:
+def _activate_or_queue(uow: UnitOfWork, turn: Turn, message: NewMessage, *, offer: LeaseOffer | None) -> Turn:
     """Makes the new turn active, or queues it. Returns the turn as changed."""
     head = uow.snapshot.head
     if not head.active_turn:
         return _activate(uow, turn, offer=offer)
-    if if_busy == "INTERRUPT":
+    if message.if_busy == "INTERRUPT":
         return _interrupt(uow, turn, offer=offer)
+    if message.if_busy == "WITHDRAW_PENDING":
+        _withdraw_pending(uow, by=message.origin)
+        return _take_over(uow, turn, reason=CancelReason.SUPERSEDED, offer=offer)
     uow.append(TurnQueued(position=len(head.queue) + 1), turn=turn)
     uow.change_head(queue=(*head.queue, turn.id))
     return turn
@@ -237,7 +271,22 @@ def _interrupt(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn
         is_requested = head.cancel.turn_id == head.active_turn  # the first request counts
         uow.change_head(queue=(turn.id, *head.queue), cancel=head.cancel if is_requested else request)
         return turn
-    uow.cancel_turn(uow.turn, reason=CancelReason.INTERRUPTED, by=turn.principal)
+    return _take_over(uow, turn, reason=CancelReason.INTERRUPTED, offer=offer)
+
+
+def _withdraw_pending(uow: UnitOfWork, *, by: Origin) -> None:
+    """Withdraws the active turn's approvals, each on record, and closes their calls: the model reads why none ran."""
+    for approval in uow.approvals:
+        uow.audit.append(withdrawal_record(approval, by=by, sequence=uow.next_sequence, at=uow.at))
+        uow.withdraw(approval, turn=uow.turn)
+    for call in uow.calls:
+        if call.state is CallState.AWAITING:
+            uow.close_call(call, superseded_result())
+
+
+def _take_over(uow: UnitOfWork, turn: Turn, *, reason: CancelReason, offer: LeaseOffer | None) -> Turn:
+    """Cancels the active turn, which has no owner, and makes `turn` the active one. Returns it as changed."""
+    uow.cancel_turn(uow.turn, reason=reason, by=turn.principal)
     uow.add_usage(uow.turn)
     uow.change_head(cancel=Cancel())
     turn = _activate(uow, turn, offer=offer)

@@ -11,6 +11,7 @@ _TEXTS = {
     ToolOutcome.UNKNOWN: "It is not known how the tool ended; it may or may not have taken effect.",
 }
 _NEVER_RAN = "The call was cancelled; it did not run."
+_SUPERSEDED = "The user sent another message before this call was approved; it did not run."
 
 
 def synthetic_result(call: Call, outcome: ToolOutcome, *, reason: str = "") -> ToolResult:
@@ -23,3 +24,8 @@ def synthetic_result(call: Call, outcome: ToolOutcome, *, reason: str = "") -> T
     text = _NEVER_RAN if never_ran else _TEXTS[outcome]
     result = {"error": text, "reason": reason} if reason else text
     return ToolResult(outcome=outcome, result_json=json.dumps(result, ensure_ascii=False))
+
+
+def superseded_result() -> ToolResult:
+    """Returns the result of a call whose approval a later message withdrew: CANCELLED, and it did not run."""
+    return ToolResult(outcome=ToolOutcome.CANCELLED, result_json=json.dumps(_SUPERSEDED))

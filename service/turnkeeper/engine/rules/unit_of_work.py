@@ -132,6 +132,11 @@ class UnitOfWork:
         else:
             self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=lapsed)
 
+    def withdraw(self, approval: Approval, *, turn: Turn) -> None:
+        """Withdraws a PENDING approval of `turn`, whether its time is over or not."""
+        self.close_approval(approval.closed(ApprovalState.WITHDRAWN, at=self.at), lapsed=None)
+        self.append(ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=turn)
+
     def change_head(self, **changes: object) -> None:
         """Sets fields of the HeadChange; those that are not named stay as they are."""
         self.head = replace(self.head, **changes)  # type: ignore[arg-type]
@@ -360,8 +365,7 @@ class UnitOfWork:
         """Withdraws the turn's approvals and closes its calls: every end of a turn does, in the same changeset."""
         for approval in self.approvals:
             if approval.turn_id == turn.id:
-                self.close_approval(approval.closed(ApprovalState.WITHDRAWN, at=self.at), lapsed=None)
-                self.append(ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=turn)
+                self.withdraw(approval, turn=turn)
         for call in self.calls:
             if call.turn_id == turn.id and call.state is not CallState.RETURNED:
                 is_lost = call.state is CallState.UNKNOWN

@@ -57,7 +57,7 @@ EVENTS: Mapping[str, tuple[int, Callable[[Any], bool], Mapping[str, st.SearchStr
             "number": pick,
             "request": st.integers(0, 7),  # few: many sends are repeats, some with another body
             "body": st.sampled_from(("hello", "hello", "other")),
-            "if_busy": st.sampled_from(("REJECT", "ENQUEUE", "INTERRUPT")),
+            "if_busy": st.sampled_from(("REJECT", "ENQUEUE", "INTERRUPT", "WITHDRAW_PENDING")),
             "room": st.sampled_from(("room", "room", "full", "full", "slow")),
             "hold": holds,
         },

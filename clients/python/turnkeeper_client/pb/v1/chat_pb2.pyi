@@ -98,6 +98,11 @@ class _IfBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IfBusy.ValueTy
     """Queue it, at most 64 of them."""
     IF_BUSY_INTERRUPT: _IfBusy.ValueType  # 3
     """Cancel the turn that is active, keep what the model has written, go on with this message."""
+    IF_BUSY_WITHDRAW_PENDING: _IfBusy.ValueType  # 4
+    """Withdraw the approvals that the active turn waits for, cancel it, go on with this message: all in one transaction.
+    Refused as by REJECT unless each call of the turn that has no result waits for an approval to run. A call that has
+    started, that the client runs, or whose outcome is unknown stays as it is.
+    """
 
 class IfBusy(_IfBusy, metaclass=_IfBusyEnumTypeWrapper):
     """What a message does while another turn has not ended."""
@@ -110,6 +115,11 @@ IF_BUSY_ENQUEUE: IfBusy.ValueType  # 2
 """Queue it, at most 64 of them."""
 IF_BUSY_INTERRUPT: IfBusy.ValueType  # 3
 """Cancel the turn that is active, keep what the model has written, go on with this message."""
+IF_BUSY_WITHDRAW_PENDING: IfBusy.ValueType  # 4
+"""Withdraw the approvals that the active turn waits for, cancel it, go on with this message: all in one transaction.
+Refused as by REJECT unless each call of the turn that has no result waits for an approval to run. A call that has
+started, that the client runs, or whose outcome is unknown stays as it is.
+"""
 Global___IfBusy: _TypeAlias = IfBusy  # noqa: Y015
 
 @_typing.final

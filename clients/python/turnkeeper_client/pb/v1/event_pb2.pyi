@@ -263,6 +263,8 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     """The session was ended or deleted."""
     CANCEL_REASON_FORKED: _CancelReason.ValueType  # 4
     """The turn was not complete at the place where this session was forked from another."""
+    CANCEL_REASON_SUPERSEDED: _CancelReason.ValueType  # 5
+    """A message with if_busy WITHDRAW_PENDING, while the turn waited for approvals."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Why a turn was cancelled."""
@@ -277,6 +279,8 @@ CANCEL_REASON_SESSION_ENDED: CancelReason.ValueType  # 3
 """The session was ended or deleted."""
 CANCEL_REASON_FORKED: CancelReason.ValueType  # 4
 """The turn was not complete at the place where this session was forked from another."""
+CANCEL_REASON_SUPERSEDED: CancelReason.ValueType  # 5
+"""A message with if_busy WITHDRAW_PENDING, while the turn waited for approvals."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 class _DeltaKind:
