@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 
 from tests import harness
@@ -19,7 +20,17 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
 Call = Callable[[], Awaitable[Any]]
 OPERATION_TIME, SESSIONS, TIMES = 2.0, 6, 5
-SCRIPT = '[[reply]]\ntext = "You said: {user}"'
+LOOKS_TIME = 3.0
+"""Seconds that a write may take beyond the operation time: its transaction is aborted, and its outcome looked for."""
+SCRIPT = """
+[[reply]]
+match = "^never"
+first_delay = "300s"
+text = "At last."
+
+[[reply]]
+text = "You said: {user}"
+"""
 
 
 @pytest.mark.timeout(180)
@@ -70,6 +81,48 @@ async def test_each_of_many_reads_of_a_frozen_database_ends_with_the_operation_t
         seconds = sorted(seconds for _, seconds in ended)
         print(f"{len(ended)} reads: {seconds[0]:.1f} to {seconds[-1]:.1f} s, median {seconds[len(seconds) // 2]:.1f} s")
         assert seconds[-1] < 2 * OPERATION_TIME, "before, with 200 of them: 11 s"
+
+
+@pytest.mark.timeout(120)
+async def test_each_of_many_writes_of_a_frozen_database_ends_soon_after_the_operation_time(tmp_path: Path) -> None:
+    """Also messages, cancellations, and those that stand in line behind another write of their session."""
+    async with (
+        harness.scripted(SCRIPT) as model,
+        embedded(tmp_path, model, "--operation-time", f"{OPERATION_TIME:.0f}s") as served,
+    ):
+        sessions = [await harness.create_test_session(served.stubs, agent="talker") for _ in range(2 * SESSIONS)]
+        words = ["hello", "never"] * SESSIONS  # the turns of every second session run on
+        turns = [
+            await harness.send_message_to_session(served.stubs, session, word, wait=20 if word == "hello" else 0)
+            for session, word in zip(sessions, words, strict=True)
+        ]
+        os.kill(served.mongod, signal.SIGSTOP)
+        ended = await asyncio.gather(*(ending_of(write) for turn in turns for write in writes_of(served, turn) * 2))
+        os.kill(served.mongod, signal.SIGCONT)
+        unavailable = sorted(seconds for status, seconds in ended if status is grpc.StatusCode.UNAVAILABLE)
+        refused = sum(status is grpc.StatusCode.RESOURCE_EXHAUSTED for status, _ in ended)
+        print(f"{len(unavailable)} writes: {unavailable[0]:.1f} to {unavailable[-1]:.1f} s; {refused} were not begun")
+        assert len(unavailable) + refused == len(ended)
+        assert len(unavailable) >= 100
+        assert unavailable[-1] < OPERATION_TIME + LOOKS_TIME, "before: 6.4 s"
+
+
+def writes_of(served: Embedded, turn: chat_pb2.Turn) -> list[Call]:
+    """Returns calls that change a session, or make a new one."""
+    session, stubs = turn.session_id, served.stubs
+    title = session_pb2.Session(session_id=session, title="A title")
+    update = session_pb2.UpdateSessionRequest(session=title, update_mask=FieldMask(paths=["title"]))
+    return [
+        lambda: harness.send_message_to_session(stubs, session, "again", wait=0),
+        lambda: harness.create_test_session(stubs, agent="talker"),
+        lambda: stubs.sessions.UpdateSession(update),
+        lambda: stubs.sessions.SuspendSession(session_pb2.SuspendSessionRequest(session_id=session)),
+        lambda: stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session)),
+        lambda: stubs.sessions.ForkSession(
+            session_pb2.ForkSessionRequest(session_id=session, request_id=harness.new_request_id())
+        ),
+        lambda: stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id)),
+    ]
 
 
 def reads_of(served: Embedded, turn: chat_pb2.Turn) -> list[Call]:

@@ -24,6 +24,7 @@ from turnkeeper.engine.streaming.feeds import Feeds, TurnWait
 from turnkeeper.engine.streaming.watcher import Watcher
 from turnkeeper.errors import (
     InternalError,
+    ServiceUnavailable,
     SessionError,
     TurnNotFound,
 )
@@ -293,9 +294,11 @@ class Turns:
             entered = await self._log_writer.enter(request.key.session_key, decide, request=request.key)
             if isinstance(entered, Place):
                 return await self._worker.shield(work(entered))
-        except SessionError:
+        except SessionError as error:
             if isinstance(entered, Place):
                 entered.leave()  # the work may not have begun
+            if isinstance(error, ServiceUnavailable):
+                raise  # its time is over: another read of a database that does not answer would double it
             record = await self._store.find_request(request.key)
             if record is None:
                 raise

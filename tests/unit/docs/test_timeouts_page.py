@@ -17,6 +17,7 @@ from turnkeeper.pb.v1.rules_pb2 import rules
 from turnkeeper.rpc import bodies, server
 from turnkeeper.settings import Settings, shown
 from turnkeeper.store.mongo import client, indexes
+from turnkeeper.store.mongo.transactions import attempt
 from turnkeeper.supervision import supervisor
 
 PAGE: Final = (DOCS / "operations/timeouts.md").read_text(encoding="utf-8")
@@ -77,6 +78,7 @@ OUTSIDE_SETTINGS: Final[Mapping[str, float]] = {
     "the grace of an old connection": option("grpc.max_connection_age_grace_ms"),
     "tool_timeout of an agent": AgentLimits().tool_timeout.total_seconds(),
     "the driver's connection": client.CONNECT_S,
+    "the end of a write": 2 * attempt.LOOK_S,  # the abort, and the look
     "transactionLifetimeLimitSeconds": indexes.LONGEST_TRANSACTION_S,
     "closing after a drain": supervisor.CLOSING_TIME,
     "a wait": float(WAIT.GetOptions().Extensions[rules].max_seconds),

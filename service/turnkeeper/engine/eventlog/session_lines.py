@@ -27,6 +27,8 @@ PATIENCE_S: Final = 7.0
 """Seconds that a caller stands in line, at most: less than the 8 s that a proxy gives a try, and clients a call."""
 OWNER_FIRST_S: Final = 1.0
 """Seconds that a caller lets the owner of the turn first, at most: the owner may wait for the database."""
+IN_VAIN_S: Final = 1.0
+"""Seconds for which a caller waited for a database that is down, at least: those behind it would wait in vain, too."""
 RETRY_AFTER: Final = timedelta(seconds=1)
 """After about this time a caller that was refused sends its call again."""
 
@@ -45,6 +47,8 @@ class _Line:
     no_owner_write: asyncio.Event = field(default_factory=asyncio.Event)
     is_unavailable: bool = False
     """The database did not answer the caller that left last."""
+    is_in_vain: bool = False
+    """Nor did it for IN_VAIN_S."""
 
     @property
     def is_idle(self) -> bool:
@@ -59,6 +63,7 @@ class Place:
         self._lines = lines
         self._key = key
         self._line: _Line | None = line
+        self._since = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +71,10 @@ class Place:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         if self._line is not None:
             self._line.is_unavailable = isinstance(error, ServiceUnavailable)
+            now = time.monotonic()
+            # The error of a caller whose own deadline has passed tells nothing of the database.
+            waited = self._line.is_unavailable and now - self._since >= IN_VAIN_S and now < wanted_until()
+            self._line.is_in_vain = waited
         self.leave()
 
     def leave(self) -> None:
@@ -104,20 +113,24 @@ class SessionLines:
         """Returns the first place once it is this caller's.
 
         Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it, and once the caller's
-        deadline has passed; ServiceUnavailable instead if the line does not move because the database is unavailable.
-        A caller that stood in line is at work again; raises Overloaded if too many calls are.
+        deadline has passed. Raises ServiceUnavailable to all who stand in line once the one before them waited
+        IN_VAIN_S for a database that is unavailable: each would wait for it as long. A caller that stood in line is at
+        work again; raises Overloaded if too many calls are.
         """
         line = self._lines.setdefault(key, _Line())
         if line.callers >= MOST_CALLERS:
             raise self.contended(key)
         line.callers += 1
         try:
-            await self._wait(key, line, line.turn, is_free=line.callers == 1)
+            is_free = line.callers == 1
+            await self._wait(key, line, line.turn, is_free=is_free)
         except BaseException:
             self.left(key, line)
             raise
         place = Place(self, key, line)
         try:
+            if line.is_in_vain and not is_free:
+                raise ServiceUnavailable(session_id=key.session_id)
             self._check_wanted(key)
             resume()
         except SessionError:

@@ -34,10 +34,11 @@ class AgentDocuments:
         if now - self._known.get(version, -KNOWN_S) < KNOWN_S:
             return
         key = keys.of_agent(*version)
-        if await self._connection.agents.find_one(keys.where(key), {"_id": 1}) is None:
-            document = {"_id": key, **encode(agent), "tenant": tenant, "version": agent.version, "schema": SCHEMA}
-            with suppress(DuplicateKeyError):
-                await self._connection.agents.insert_one(stamped(document, schema=self._connection.schema))
+        with self._connection.in_time():
+            if await self._connection.agents.find_one(keys.where(key), {"_id": 1}) is None:
+                document = {"_id": key, **encode(agent), "tenant": tenant, "version": agent.version, "schema": SCHEMA}
+                with suppress(DuplicateKeyError):
+                    await self._connection.agents.insert_one(stamped(document, schema=self._connection.schema))
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         self._known[version] = now

@@ -160,7 +160,7 @@ class Claims:
             "cancel": {"$cond": [again, "$cancel", literal(encode(cancel))]},
             "revision": {"$cond": [again, "$revision", NEXT_REVISION]},
         }
-        with self._connection.call("request_cancel"):
+        with self._connection.call("request_cancel"), self._connection.in_time():
             result = await self._connection.heads.update_one(match, [{"$set": changed}])
         return result.matched_count == 1
 

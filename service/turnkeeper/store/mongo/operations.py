@@ -79,7 +79,7 @@ class OperationDocuments(MeasuredReads):
         )
 
     async def freezes(self) -> Sequence[Freeze]:
-        with self._connection.call("freezes"):
+        with self._connection.call("freezes"), self._connection.in_time():
             documents = await self._connection.freezes.find({}).sort("_id").to_list(None)
         return self._connection.unreadable.passed_over(documents, lambda document: decode(Freeze, document))
 
@@ -118,7 +118,7 @@ class OperationDocuments(MeasuredReads):
         alive = {"$gte": [{"$add": ["$at", {"$ifNull": ["$silent_after", 0]}]}, NOW]}
         leased = {"active_turn": {"$gt": ""}, "$expr": {"$gt": ["$lease_until", NOW]}}
         pipeline: list[Document] = [{"$match": leased}, {"$group": {"_id": "$owner", "turns": {"$sum": 1}}}]
-        with self._connection.call("replicas"):
+        with self._connection.call("replicas"), self._connection.in_time():
             documents = await self._connection.replicas.find({}, {"at": 1, "alive": alive}).sort("_id").to_list(None)
             counts = await self._connection.heads.aggregate(pipeline, hint=LEASE_INDEX).to_list(None)
         turns: dict[str, int] = {count["_id"]: count["turns"] for count in counts}

@@ -237,20 +237,6 @@ async def test_a_caller_stands_in_line_for_a_limited_time(monkeypatch: pytest.Mo
     assert not len(lines)
 
 
-async def test_a_line_that_stands_because_the_database_is_down_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_lines, "PATIENCE_S", 0.05)
-    lines = SessionLines(lambda: 0.5)
-    first = await lines.enter(KEY)
-    second, third = (asyncio.create_task(lines.enter(KEY)) for _ in range(2))
-    await asyncio.sleep(0)
-    with pytest.raises(ServiceUnavailable), first:
-        raise ServiceUnavailable
-    with await second, pytest.raises(ServiceUnavailable):
-        await third
-    with await lines.enter(KEY), pytest.raises(SessionContended):
-        await lines.enter(KEY)
-
-
 async def test_a_commit_without_a_result_lets_the_next_caller_go_on() -> None:
     replica = await Replica.with_session()
 

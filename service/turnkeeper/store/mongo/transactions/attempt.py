@@ -7,7 +7,8 @@ what the database holds is read. One thread sends all commands of a transaction.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -15,6 +16,7 @@ import pymongo
 from pymongo.errors import ConnectionFailure, InvalidOperation, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
@@ -83,17 +85,32 @@ class Attempt:
         """Calls `look` with another session, which reads nothing older than this one has seen.
 
         A read in this session would make the driver forget the transaction, whose commit may have to be sent again.
+        Raises ServiceUnavailable at the deadline, or after LOOK_S where that is later.
         """
-        with pymongo.timeout(max(self.left(), LOOK_S)):
-            async with self._connection.session() as reader:
-                _advance(reader, self._session)
-                return await look(reader, obstacle)
+        async with self._reader(max(self.left(), LOOK_S)) as reader:
+            _advance(reader, self._session)
+            return await look(reader, obstacle)
 
     async def look_late(self, look: Look[T]) -> T:
         """Calls `look` with a session of its own: it reads what a majority has, and waits for nothing newer."""
-        with pymongo.timeout(LOOK_S):
-            async with self._connection.session() as reader:
-                return await look(reader, Obstacle.UNKNOWN)
+        async with self._reader(LOOK_S) as reader:
+            return await look(reader, Obstacle.UNKNOWN)
+
+    @asynccontextmanager
+    async def _reader(self, seconds: float) -> AsyncIterator[ClientSession]:
+        """Yields another session for so many seconds. Raises ServiceUnavailable after them.
+
+        The driver's own limit lets a read wait for a thread for longer: others' commands may keep all of them.
+        """
+        session = self._connection.session()
+        try:
+            with pymongo.timeout(seconds):
+                async with asyncio.timeout(seconds):
+                    yield session
+        except TimeoutError:
+            raise ServiceUnavailable from None
+        finally:
+            session.delegate.end_session()
 
     def _write_and_commit(self, writes: Writes) -> PyMongoError | None:
         """Sends all commands, blocking this thread. Returns the error that left the commit's outcome open, or None."""

@@ -232,7 +232,8 @@ class GroupCommit:
                     entry.leave_unsettled()
                 await asyncio.gather(*(_settle_unknown(entry, attempt) for entry in batch))
                 return
-            leaving = await self._leaving(batch, attempt, stopped)
+            in_time = attempt.left() > 0  # after it each entry looks for its own outcome, at once
+            leaving = await self._leaving(batch, attempt, stopped) if in_time else ()
             self._heat(leaving)
             if not leaving and (again or stopped.obstacle is Obstacle.MISS or not await attempt.pause(0)):
                 leaving = list(batch)

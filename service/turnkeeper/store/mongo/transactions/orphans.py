@@ -64,18 +64,22 @@ class Orphans:
         name = bytes(session.delegate.session_id["id"])
         if not self._replica or name in self._announced:
             return
-        with suppress(PyMongoError), pymongo.timeout(ANNOUNCE_S):
-            await self._connection.replicas.update_one(
-                {"_id": self._replica},
-                {
-                    "$push": {"sessions": {"$each": [name], "$slice": -self._most_sessions}},
-                    "$currentDate": {"at": True},
-                    "$set": {"process": self._process},
-                    "$setOnInsert": {"tenant": "", "schema": SCHEMA},
-                },
-                upsert=True,
-            )
-            self._remember(name)
+        with suppress(PyMongoError, TimeoutError), pymongo.timeout(ANNOUNCE_S):
+            async with asyncio.timeout(ANNOUNCE_S):  # the driver's limit leaves out the wait for one of its threads
+                await self._push(name)
+
+    async def _push(self, name: bytes) -> None:
+        await self._connection.replicas.update_one(
+            {"_id": self._replica},
+            {
+                "$push": {"sessions": {"$each": [name], "$slice": -self._most_sessions}},
+                "$currentDate": {"at": True},
+                "$set": {"process": self._process},
+                "$setOnInsert": {"tenant": "", "schema": SCHEMA},
+            },
+            upsert=True,
+        )
+        self._remember(name)
 
     def _remember(self, name: bytes) -> None:
         """Remembers half as many as the database keeps, so that a forgotten one is announced again in time.

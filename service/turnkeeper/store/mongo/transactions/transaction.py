@@ -175,7 +175,7 @@ async def _look_late(part: Unsettled[Any], attempt: Attempt, *, is_over: bool) -
     """
     if part.outcome.done():
         return
-    with suppress(PyMongoError):
+    with suppress(PyMongoError, ServiceUnavailable):
         if is_over:
             part.settle(await attempt.look(part.transaction.look, Obstacle.UNKNOWN))
         elif (result := await attempt.look_late(part.transaction.look)) is not None:

@@ -1,0 +1,59 @@
+"""What becomes of those who stand in a session's line while the database does not answer."""
+
+import asyncio
+import math
+import time
+
+import pytest
+
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.eventlog import session_lines
+from turnkeeper.engine.eventlog.session_lines import SessionLines
+from turnkeeper.errors import ServiceUnavailable, SessionContended
+
+KEY = SessionKey("default", "session")
+
+
+async def test_a_line_that_stands_because_the_database_is_down_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_lines, "PATIENCE_S", 0.05)
+    lines = SessionLines(lambda: 0.5)
+    first = await lines.enter(KEY)
+    second, third = (asyncio.create_task(lines.enter(KEY)) for _ in range(2))
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceUnavailable), first:
+        raise ServiceUnavailable
+    with await second, pytest.raises(ServiceUnavailable):
+        await third
+    with await lines.enter(KEY), pytest.raises(SessionContended):
+        await lines.enter(KEY)
+
+
+async def test_who_stands_in_line_does_not_wait_for_the_database_after_one_that_did_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_lines, "IN_VAIN_S", 0.0)
+    lines = SessionLines(lambda: 0.5)
+    first = await lines.enter(KEY)
+    behind = [asyncio.create_task(lines.enter(KEY)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceUnavailable), first:
+        raise ServiceUnavailable
+    ended = await asyncio.gather(*behind, return_exceptions=True)
+    assert [type(end) for end in ended] == [ServiceUnavailable] * 3
+    assert not len(lines)
+    with await lines.enter(KEY):
+        pass  # the next one asks the database again
+
+
+async def test_a_caller_whose_own_deadline_passed_does_not_end_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_lines, "IN_VAIN_S", 0.0)
+    lines = SessionLines(lambda: 0.5)
+    first = await lines.enter(KEY)
+    second = asyncio.create_task(lines.enter(KEY))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(session_lines, "wanted_until", lambda: time.monotonic() - 1)
+    with pytest.raises(ServiceUnavailable), first:
+        raise ServiceUnavailable
+    monkeypatch.setattr(session_lines, "wanted_until", lambda: math.inf)
+    with await second:
+        pass
