@@ -5,13 +5,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from tests.mesh.findings import AT_LEAST, Fault, Findings
 from tests.mesh.replicas import Replica
 from tests.mesh.stage import DATABASE, Open, Stage
-from tests.mesh.takeovers import owned_by, still_owned
+from tests.mesh.takeovers import MODEL, TOOL, at_work, owned_by, still_owned
 
 KILLED: Final = "killed"
 FROZEN: Final = "frozen"
@@ -20,6 +20,11 @@ DRAINED: Final = "drained"
 DATABASE_FROZEN: Final = "database frozen"
 TURNS: Final = 24
 """Turns that a replica owns when it is lost: five such replicas make more than a hundred."""
+SHARE: Final = 0.4
+"""Of these turns, in the middle of a tool; and as many in the middle of the model's answer.
+
+The run as a whole must have a third each: callers whose turns were taken over together go on in step for a while.
+"""
 BUSY_TIME: Final = 120.0
 """Seconds within which the callers must be back at a replica."""
 DRAIN_TIME: Final = 60.0
@@ -103,16 +108,16 @@ class Faults:
     async def _busy(self, replica: Replica, kind: str = "", *, turns: int = 0) -> Open:
         """Waits until enough is open at the replica, and returns what is. With a kind, records the fault.
 
-        `turns`: how many it must own.
+        `turns`: how many it must own, in the middle of a tool and of the model's answer as `mixed` demands.
         """
         deadline = time.monotonic() + BUSY_TIME
         while True:
-            owned = len(await owned_by(self._heads, replica.name)) if turns else 0
+            work = await at_work(self._heads, await owned_by(self._heads, replica.name)) if turns else {}
             open_there = await self._stage.open_at(replica)
-            if open_there.streams >= AT_LEAST.streams and open_there.calls >= AT_LEAST.calls and owned >= turns:
+            if open_there.streams >= AT_LEAST.streams and open_there.calls >= AT_LEAST.calls and mixed(work, turns):
                 break
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{replica.name} has {open_there} and {owned} turns after {BUSY_TIME:.0f} s")
+                raise TimeoutError(f"{replica.name} has {open_there} and turns {dict(work)} after {BUSY_TIME:.0f} s")
             await asyncio.sleep(_OFTEN)
         if kind:
             fault = Fault(kind=kind, replica=replica.name, began=time.time(), open=open_there)
@@ -136,6 +141,12 @@ class Faults:
     async def _back(self, replica: Replica) -> None:
         await replica.start()
         await self._stage.envoy.until_in(replica.address)
+
+
+def mixed(work: Mapping[str, int], turns: int) -> bool:
+    """Returns True if there are so many turns, and SHARE of them in a tool, SHARE in the model's answer."""
+    owned = sum(work.values())
+    return owned >= turns and min(work.get(TOOL, 0), work.get(MODEL, 0)) >= SHARE * owned
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """Turns that were taken over from lost replicas, by the log: how long it took, and what their owners were doing."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,6 +8,7 @@ from typing import Any, Final
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.chaos.history import Logged
+from tests.chaos.reading import logs_of
 from tests.mesh.findings import Fault
 
 TOOL: Final = "tool"
@@ -33,6 +35,17 @@ async def owned_by(database: AsyncDatabase[dict[str, Any]], replica: str) -> Map
     return {head["active_turn"]: head["fence"] for head in heads}
 
 
+async def at_work(database: AsyncDatabase[dict[str, Any]], turns: Iterable[str]) -> Mapping[str, int]:
+    """Returns how many of these turns are in the middle of what now: TOOL, MODEL or OTHER."""
+    heads = await database.heads.find({"active_turn": {"$in": list(turns)}}, {"tenant": 1, "session_id": 1}).to_list()
+    of_sessions = [{"tenant": head["tenant"], "session_id": head["session_id"]} for head in heads]
+    if not of_sessions:
+        return {}
+    events = await database.events.find({"$or": of_sessions}, sort=[("seq", 1)]).to_list()
+    of_turn = _by_turn(logs_of(events))
+    return Counter(during(of_turn.get(turn, ())) for turn in turns)
+
+
 async def still_owned(database: AsyncDatabase[dict[str, Any]], turns: Mapping[str, int]) -> int:
     """Returns how many of these turns still have the same owner, by their fences."""
     heads = await database.heads.find({"active_turn": {"$in": list(turns)}}, {"active_turn": 1, "fence": 1}).to_list()
@@ -42,10 +55,7 @@ async def still_owned(database: AsyncDatabase[dict[str, Any]], turns: Mapping[st
 def takeovers(logs: Mapping[str, Sequence[Logged]], faults: Iterable[Fault]) -> list[Takeover]:
     """Returns a take-over for each turn that a fault took from its owner, unless the turn had just ended."""
     taken_over: list[Takeover] = []
-    of_turn: dict[str, list[Logged]] = {}
-    for log in logs.values():
-        for event in log:
-            of_turn.setdefault(event.turn, []).append(event)
+    of_turn = _by_turn(logs)
     for fault in faults:
         for turn in sorted(fault.turns):
             events = of_turn.get(turn, [])
@@ -54,6 +64,15 @@ def takeovers(logs: Mapping[str, Sequence[Logged]], faults: Iterable[Fault]) -> 
                 before = [event for event in events if event.sequence < after[0].sequence]
                 taken_over.append(Takeover(fault.kind, turn, during(before), after[0].wall - fault.began))
     return taken_over
+
+
+def _by_turn(logs: Mapping[str, Sequence[Logged]]) -> Mapping[str, Sequence[Logged]]:
+    """Returns the events of each turn, in their order."""
+    of_turn: dict[str, list[Logged]] = {}
+    for log in logs.values():
+        for event in log:
+            of_turn.setdefault(event.turn, []).append(event)
+    return of_turn
 
 
 def never_taken_over(logs: Mapping[str, Sequence[Logged]], faults: Iterable[Fault]) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Final
 
 from turnkeeper.tools import ToolClass, tool
 
-SECONDS: Final = 12.0
+SECONDS: Final = 15.0
+"""About as long as the model's two messages of a turn together: half of the turns that run are in the tool."""
 
 
 @tool(tool_class=ToolClass.IDEMPOTENT)

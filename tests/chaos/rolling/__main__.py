@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import random
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ LEASE = shown(Settings().lease)
 """The default of this version."""
 SETTLE = 5.0
 """Seconds of load before, between and after."""
+BETWEEN = 3.0
+"""Seconds from the start of one replica to the end of the next, at most."""
 AGENTS = """
 [[agent]]
 name = "talker"
@@ -113,6 +116,7 @@ async def _replicas(stage: Stage, version: Version) -> AsyncIterator[list[Replic
 async def run(args: argparse.Namespace) -> int:
     drains: list[float] = []
     other = Version(name=args.other, python=args.other) if args.other else None
+    rng = random.Random(args.seed)
     first, *rounds = (other, THIS, other) if other else (THIS, NEXT, NEXT)
     with tempfile.TemporaryDirectory(prefix="turnkeeper-rolling-") as folder:
         agents = Path(folder) / "agents.toml"
@@ -123,7 +127,8 @@ async def run(args: argparse.Namespace) -> int:
                 working = asyncio.create_task(load.run(talkers=args.talkers, askers=args.askers))
                 for number, version in enumerate(rounds, 1):
                     await asyncio.sleep(SETTLE)
-                    for replica in replicas:
+                    for replica in rng.sample(replicas, len(replicas)):
+                        await asyncio.sleep(rng.uniform(0, BETWEEN))
                         drains.append(await replica.replace(version))
                         print(
                             f"chaos-rolling: round {number}, drained in {drains[-1]:.1f} s, now {version.name}",
@@ -133,12 +138,14 @@ async def run(args: argparse.Namespace) -> int:
                 load.stop.set()
                 await working
             broken = await differences(uri, DATABASE)
-    return _show_report(load, drains, broken)
+    return _show_report(load, drains, broken, seed=args.seed)
 
 
-def _show_report(load: Load, drains: list[float], broken: list[str]) -> int:
+def _show_report(load: Load, drains: list[float], broken: list[str], *, seed: int) -> int:
     counts = load.counts
     report: dict[str, Any] = {
+        "seed": seed,
+        "lease": LEASE,
         "replicas": REPLICAS,
         "replaced": len(drains),
         "longest_drain_seconds": round(max(drains), 1),
@@ -153,7 +160,16 @@ def _show_report(load: Load, drains: list[float], broken: list[str]) -> int:
         },
         "complaints": [*counts.failed, *counts.wrong, *broken],
     }
-    for name in ("replaced", "longest_drain_seconds", "turns", "streams", "unary_calls", "slowest_unary_seconds"):
+    for name in (
+        "seed",
+        "lease",
+        "replaced",
+        "longest_drain_seconds",
+        "turns",
+        "streams",
+        "unary_calls",
+        "slowest_unary_seconds",
+    ):
         print(f"{name.replace('_', ' '):30} {report[name]}")
     for complaint in report["complaints"][:20]:
         print(f"  {complaint}")
@@ -171,11 +187,13 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
         "  python -m tests.chaos.rolling --talkers 4 --askers 2\n"
+        '  make chaos-rolling CHAOS_ARGS="--seed 2"\n'
         '  make chaos-rolling CHAOS_ARGS="--other ../released/.venv/bin/python"',
     )
     parser.add_argument(
         "--other", metavar="PYTHON", help="interpreter with another version: begin and end with it [the next version]"
     )
+    parser.add_argument("--seed", type=int, default=1, help="decides the order of replicas, and the pauses [1]")
     parser.add_argument("--talkers", type=int, default=12, help="sessions that talk at once [12]")
     parser.add_argument("--askers", type=int, default=6, help="callers of short calls [6]")
     return asyncio.run(run(parser.parse_args()))

@@ -1,6 +1,7 @@
 """How a run reads take-overs from the log."""
 
 from tests.chaos.history import Logged
+from tests.mesh.faults import mixed
 from tests.mesh.findings import Fault
 from tests.mesh.stage import Open
 from tests.mesh.takeovers import MODEL, OTHER, TOOL, never_taken_over, superseded_between, takeovers
@@ -62,3 +63,13 @@ def test_a_turn_that_neither_went_on_nor_ended_is_found() -> None:
         "stuck": log_of("c", "turn_started"),
     }
     assert never_taken_over(logs, [killed("a", "b", "c")]) == ["c"]
+
+
+def test_a_replica_is_lost_only_while_enough_of_its_turns_are_in_a_tool_and_in_the_model() -> None:
+    assert mixed({TOOL: 10, MODEL: 14, OTHER: 1}, 24)
+    assert mixed({TOOL: 16, MODEL: 12}, 24)
+    assert not mixed({TOOL: 9, MODEL: 16}, 24), "0.36 of them in a tool"
+    assert not mixed({TOOL: 16, MODEL: 9}, 24)
+    assert not mixed({TOOL: 10, MODEL: 10}, 24), "too few"
+    assert not mixed({MODEL: 30}, 24)
+    assert mixed({}, 0), "where the fault takes no turns"
