@@ -17,6 +17,7 @@ from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.approvals import Approvals, ArgumentEdits
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import CallMeasures, ClientTools
+from turnkeeper.engine.delegations import Delegations
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.eventlog.sources import Sources
@@ -197,6 +198,7 @@ class Replica:
         )
         edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox)
         self._approvals = Approvals(store, log_writer, self._feeds, edits=edits, metrics=metrics)
+        self._delegations = Delegations(store, self._callers.principals, sources=self._sources)
         self._client_tools = ClientTools(
             store,
             log_writer,
@@ -286,7 +288,7 @@ class Replica:
         logs: dict[str, Any] = {"audit": store, "checkpoints": self._checkpoints, "forks": self._forks}
         server.add(SessionService(self._sessions, store, visible, **logs, **streams))
         server.add(ChatService(self._turns, visible, self._client_tools, store, **streams))
-        server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))
+        server.add(ApprovalService(self._approvals, self._delegations, store, page_tokens=page_tokens))
         server.add(AgentService(self._agents, store, toolbox=self._toolbox, page_tokens=page_tokens))
         server.add(AuditService(store))
         server.add(OperatorService(self._operations, store, page_tokens=page_tokens))

@@ -10,6 +10,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from tests.checker.fold import fold
 from tests.checker.trimmed import trimmed
 from tests.checker.values import BrokenLog, Folded, FoldedTurn
+from tests.checker.votes import stored_votes
 from turnkeeper.codes import Code
 from turnkeeper.domain.approval import hash_with_late_result
 from turnkeeper.pb.v1 import event_pb2
@@ -180,7 +181,9 @@ def _turn(document: Document, turn: FoldedTurn, folded: Folded) -> Iterator[str]
         "principal": turn.principal,
         "usage": turn.usage,
         "iterations": turn.iterations,
+        "caused_by": turn.caused_by,
     }
+    document = {"caused_by": [], **document}  # an older version does not have it
     if turn.end == "COMPLETED":
         expected["stop_reason"] = turn.stop_reason
     yield from _unequal(name, document, expected)
@@ -231,7 +234,7 @@ def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
     for approval_id in by_id.keys() & folded.approvals.keys():
         approval = folded.approvals[approval_id]
         expected = {name: getattr(approval, name) for name in approval.__slots__}
-        document = by_id[approval_id]
+        document = {**by_id[approval_id], "votes": stored_votes(by_id[approval_id])}
         read = hash_with_late_result(approval.arguments_hash, document["late_result_json"])
         if approval.kind == "OUTCOME" and document["arguments_hash"] == read:
             expected["arguments_hash"] = read

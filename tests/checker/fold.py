@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from tests.checker.values import BrokenLog, Folded, FoldedApproval, FoldedCall, FoldedTurn, usage_of
+from tests.checker.votes import add_vote, check_decided
 from turnkeeper.pb.v1 import event_pb2, message_pb2
 
 Event = event_pb2.Event
@@ -115,6 +116,7 @@ def _message_received(folded: Folded, event: Event) -> None:
     folded.turns[event.turn_id] = FoldedTurn(
         first_sequence=event.sequence, message_id=message.message_id, principal=message.principal
     )
+    folded.turns[event.turn_id].add_causers(message.through)
     folded.arrive(event.turn_id)
 
 
@@ -171,6 +173,7 @@ def _turn_cancelled(folded: Folded, event: Event) -> None:
 
 def _turn_retried(folded: Folded, event: Event) -> None:
     turn = folded.turns[event.turn_id]
+    turn.add_causers(event.turn_retried.principal, event.turn_retried.through)
     last = max(folded.turns.values(), key=lambda other: other.first_sequence)
     stopped = turn.end in ("FAILED", "CANCELLED")
     if folded.restored is None:
@@ -227,8 +230,8 @@ def _tool_started(folded: Folded, event: Event) -> None:
 
 
 def _tool_returned(folded: Folded, event: Event) -> None:
-    folded.turn_of(event)
     call, returned = folded.calls[event.tool_returned.tool_call_id], event.tool_returned
+    folded.turn_of(event).add_causers(returned.submitted_by, returned.submitted_through)
     if call.state == "RETURNED":
         raise BrokenLog(f"call {returned.tool_call_id} returned twice")
     if returned.started != (bool(call.key) or call.requested):
@@ -310,12 +313,18 @@ def _lose(folded: Folded, call_id: str) -> None:
     folded.unknown.insert(0, call_id)
 
 
+def _approval_voted(folded: Folded, event: Event) -> None:
+    folded.turn_of(event)
+    add_vote(folded.approvals[event.approval_voted.approval_id], event)
+
+
 def _approval_decided(folded: Folded, event: Event) -> None:
     decided = event.approval_decided
     approval = _close(folded, event, decided.approval_id)
     same = approval.kind == "OUTCOME" or decided.arguments_hash == approval.arguments_hash  # a late result changes it
     if decided.round != approval.round or not same:
         raise BrokenLog(f"approval {decided.approval_id} was decided on something else")
+    check_decided(approval, event)
     decision = event_pb2.ApprovalDecision.Name(decided.decision).removeprefix("APPROVAL_DECISION_")
     approval.state, approval.decision = ANSWERS[approval.kind][decision], decision
     approval.decided_by, approval.reason, approval.sequence = decided.decided_by, decided.reason, event.sequence

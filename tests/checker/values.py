@@ -59,6 +59,7 @@ class FoldedApproval:
     decided_by: str = ""
     reason: str = ""
     sequence: int = 0
+    votes: list[dict[str, object]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class FoldedTurn:
     first_sequence: int
     message_id: str
     principal: str
+    caused_by: list[str] = field(default_factory=list)
     attempt: int = 0
     started: bool = False
     end: str = ""
@@ -80,6 +82,10 @@ class FoldedTurn:
     stop_reason: str = ""
     error_code: int = 0
     message_ids: set[str] = field(default_factory=set)
+
+    def add_causers(self, *people: str) -> None:
+        known = {"", self.principal, *self.caused_by}
+        self.caused_by += dict.fromkeys(person for person in people if person not in known)
 
     def add_usage(self, used: Usage) -> None:
         self.usage = {name: min(self.usage[name] + used.get(name, 0), MOST_SUM) for name in USAGE}

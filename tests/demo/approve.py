@@ -54,7 +54,7 @@ async def _approve(step: Step, approver: Client, turn: Turn) -> None:
 async def _once(step: Step, parts: Parts, session: Session) -> None:
     received = await log_of(session)
     about = [kind for kind in received.kinds if kind.startswith(("tool_", "approval_"))]
-    order = ["tool_called", "approval_requested", "approval_decided", "tool_started", "tool_returned"]
+    order = ["tool_called", "approval_requested", "approval_voted", "approval_decided", "tool_started", "tool_returned"]
     step.check("the log's order", about, expected=order)
     lines = parts.outbox("Ada")
     step.check("messages sent (lines in the tool's file)", len(lines), expected=1)

@@ -42,6 +42,7 @@ async def test_a_message_a_tool_an_approval_and_an_answer(
             "message_completed",
             "tool_called",
             "approval_requested",
+            "approval_voted",
             "approval_decided",
             "tool_started",
             "tool_returned",

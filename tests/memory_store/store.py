@@ -4,6 +4,7 @@ from random import Random
 
 from tests.memory_store.audits import Audits
 from tests.memory_store.changesets import Changesets
+from tests.memory_store.delegations import Delegations
 from tests.memory_store.forks import Forks
 from tests.memory_store.leases import Leases
 from tests.memory_store.operations import Operations
@@ -15,7 +16,7 @@ from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo.documents import SCHEMA
 
 
-class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas, Audits, Operations):
+class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas, Audits, Operations, Delegations):
     """Implements `Store` without a database: one replica's access to a MemoryDatabase. It has no `Retention`."""
 
     def __init__(

@@ -1,11 +1,12 @@
 """What requests are made of: ids, contents, times."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import isfinite
 from uuid import uuid4
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnkeeper_client.pb.v1.message_pb2 import Part
 
@@ -27,6 +28,15 @@ def new_request_id() -> str:
 def parts(content: str | Sequence[Part]) -> Sequence[Part]:
     """Returns a message's content: text alone becomes one part."""
     return [Part(text=content)] if isinstance(content, str) else content
+
+
+def timestamp(value: datetime, name: str) -> Timestamp:
+    """Converts to a protobuf timestamp. Raises ValueError for a time without a zone."""
+    if value.tzinfo is None:
+        raise ValueError(f"{name} needs a time zone; for example: {name}=datetime.now(UTC) + timedelta(days=7)")
+    converted = Timestamp()
+    converted.FromDatetime(value)
+    return converted
 
 
 def duration(value: Seconds | None, name: str = "wait") -> Duration | None:

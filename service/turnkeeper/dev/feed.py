@@ -7,6 +7,7 @@ from typing import Final
 
 from turnkeeper.dev.printer import Printer
 from turnkeeper.dev.screen_log import clock
+from turnkeeper.domain import approval_events as approvals
 from turnkeeper.domain import event as events
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
 from turnkeeper.domain.event import AttemptOutcome, NewEvent
@@ -68,13 +69,13 @@ class LiveFeed:
     def _lines(self, event: NewEvent, changeset: Changeset) -> Iterator[tuple[Part, ...]]:
         """Yields the lines of one event: none for most."""
         match event.payload:
-            case events.ApprovalRequested(kind=kind, tool=tool, approval_id=approval_id):
+            case approvals.ApprovalRequested(kind=kind, tool=tool, approval_id=approval_id):
                 what = "waits for you" if kind is ApprovalKind.TOOL_CALL else "may have run: decide what became of it"
                 yield (f"{tool} {what} -> ", (self._command(f"approve {_short(approval_id)}"), "bold yellow"))
-            case events.ApprovalDecided(approval_id=approval_id, decision=decision, decided_by=by, reason=reason):
+            case approvals.ApprovalDecided(approval_id=approval_id, decision=decision, decided_by=by, reason=reason):
                 word, style = _DECIDED[decision]
                 yield (f"{_tool_of(changeset, approval_id)} ", (word, style), f" by {by}{_because(reason)}")
-            case events.ApprovalExpired(approval_id=approval_id):
+            case approvals.ApprovalExpired(approval_id=approval_id):
                 yield (f"{_tool_of(changeset, approval_id)} ", ("expired", "red"), ": it was not decided in time")
             case events.ToolReturned(tool=tool, outcome=outcome, result_json=result) if outcome not in _QUIET:
                 yield (f"{tool:.64} ", (outcome.value, "red"), f" {_one_line(model_text(result))}")

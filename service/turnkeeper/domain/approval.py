@@ -1,17 +1,15 @@
 """An approval: a question to a person about one tool call. It leaves PENDING exactly once."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.audit import NO_ORIGIN, Origin
-from turnkeeper.domain.newer_version import is_unspecified, newer_version_needed
 from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import ToolClass
-from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest
 
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The expire time of an approval whose clock is paused."""
@@ -57,10 +55,14 @@ ANSWERS: Mapping[ApprovalKind, Mapping[ApprovalDecision, ApprovalState]] = {
 }
 """The decisions that each kind allows, and the state that each of them leads to."""
 
-_WITHDRAWN = {
-    False: "The approval was withdrawn: its turn was cancelled, or its session ended.",
-    True: "The approval was withdrawn: the arguments were edited, and replaced_by names the approval of that round.",
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mandate:
+    """The authority to decide that another person has delegated to the decider."""
+
+    person: str
+    groups: frozenset[str] = frozenset()
+    """Of that person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,12 @@ class Answer:
     """The principal who decides."""
     through: str = ""
     """The delegate through which the principal decides; empty without one."""
+    groups: frozenset[str] = frozenset()
+    """Of the principal."""
+    mandates: tuple[Mandate, ...] = ()
+    """What others have delegated to the principal."""
+    identified: bool = False
+    """False with identity `none`, where all callers are one: a single approver decides, whatever the rule states."""
     arguments_hash: str
     """The hash that the decider saw."""
     reason: str = ""
@@ -90,6 +98,30 @@ def hash_with_late_result(arguments_hash: str, result_json: str) -> str:
     It differs from the hash shown before, so that a decider who has not read the result is refused.
     """
     return hashlib.sha256(f"{arguments_hash} {result_json}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """One person's decision on an approval."""
+
+    person: str
+    """Who decided: the principal, or with a delegate the person behind it."""
+    authority: str
+    """The person whose authority it was: `person`, or who had delegated it."""
+    through: str = ""
+    """The delegate through which the person decided; empty without one."""
+    decision: ApprovalDecision
+    arguments_hash: str
+    """What the person saw."""
+    at: datetime
+    reason: str = ""
+    sequence: int
+    """The number of its `approval_voted` event."""
+
+    @property
+    def people(self) -> frozenset[str]:
+        """Returns the people that the vote counts for: each counts once in an approval."""
+        return frozenset((self.person, self.authority))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +175,8 @@ class Approval(BelongsToSession):
     """The rule in one line; without a rule, why the call is decided by a person."""
     note: str = ""
     """The rule's note for the people who decide. The hash does not cover it."""
+    votes: tuple[Vote, ...] = ()
+    """In order, one a person: who takes an approval back has the later vote alone."""
     time_left: timedelta | None = None
     """Set while the session is suspended: what remains of the time to decide."""
 
@@ -158,50 +192,14 @@ class Approval(BelongsToSession):
             return self
         return replace(self, time_left=None, expire_time=now + self.time_left)
 
-    def decide(self, answer: Answer, *, at: datetime) -> "Approval":
-        """Returns the decided approval, or this one if the same principal repeats the same decision.
+    def vote_of(self, person: str) -> Vote | None:
+        """Returns the vote that this person cast, by whatever authority, on the approval as it is shown now."""
+        return next((vote for vote in self.counted_votes if vote.person == person), None)
 
-        The answer's edited arguments are left out of it. Raises InvalidRequest if this kind does not allow the
-        decision, ApprovalAlreadyProcessed if it is not pending, ArgumentsHashMismatch if the decider saw other
-        arguments, ServiceUnavailable for a kind or state that only a newer version knows. MARK_DONE without a result
-        needs a late result, or it raises InvalidRequest. The caller checks first that the approval has not expired:
-        only the database's clock decides that.
-        """
-        if is_unspecified(self.kind) or is_unspecified(self.state):
-            raise newer_version_needed(session_id=self.session_id)
-        if answer.decision not in ANSWERS[self.kind]:
-            allowed = _alternatives(ANSWERS[self.kind])
-            message = f"An approval of kind {self.kind} takes {allowed}."
-            raise InvalidRequest(message, fields={"decision": f"must be {allowed}"})
-        if self.state is not ApprovalState.PENDING:
-            earlier = (self.decision, self.decided_by, self.arguments_hash, self.result_json)
-            if earlier == (answer.decision, answer.by, answer.arguments_hash, answer.result_json):
-                return self
-            raise ApprovalAlreadyProcessed(
-                _WITHDRAWN[bool(self.replaced_by)] if self.state is ApprovalState.WITHDRAWN else "",
-                session_id=self.session_id,
-                turn_id=self.turn_id,
-                metadata=self.outcome,
-            )
-        if answer.arguments_hash != self.arguments_hash:
-            raise ArgumentsHashMismatch(
-                session_id=self.session_id,
-                turn_id=self.turn_id,
-                metadata={"approval_id": self.id, "arguments_hash": self.arguments_hash},
-            )
-        if answer.decision is ApprovalDecision.MARK_DONE and not (answer.result_json or self.late_result_json):
-            problem = "is required with MARK_DONE, because the tool has not returned late"
-            raise InvalidRequest(f"The request is not valid: result_json {problem}.", fields={"result_json": problem})
-        return replace(
-            self,
-            state=ANSWERS[self.kind][answer.decision],
-            decision=answer.decision,
-            decided_by=answer.by,
-            decided_through=answer.through,
-            reason=answer.reason,
-            decide_time=at,
-            result_json=answer.result_json,
-        )
+    @property
+    def counted_votes(self) -> tuple[Vote, ...]:
+        """Returns the votes on what the approval shows now. Those from before a result came late do not count."""
+        return tuple(vote for vote in self.votes if vote.arguments_hash == self.arguments_hash)
 
     @property
     def outcome(self) -> dict[str, str]:
@@ -212,9 +210,3 @@ class Approval(BelongsToSession):
     def closed(self, state: ApprovalState, *, at: datetime) -> "Approval":
         """Returns the approval without a decision: EXPIRED or WITHDRAWN."""
         return replace(self, state=state, decide_time=at)
-
-
-def _alternatives(decisions: Iterable[ApprovalDecision]) -> str:
-    """Returns "A, B or C"."""
-    *first, last = (decision.value for decision in decisions)
-    return f"{', '.join(first)} or {last}"

@@ -25,6 +25,12 @@ class Approvers:
     remember: bool = True
     """False: a decision cannot be remembered for later calls."""
 
+    def name(self, person: str, groups: frozenset[str]) -> bool:
+        """Returns True if they name the person, or one of the person's groups, or nobody at all."""
+        if not self.groups and not self.principals:
+            return True
+        return person in self.principals or not groups.isdisjoint(self.groups)
+
 
 ANYBODY: Final = Approvers()
 """Where no rule names anybody: one person with the role, who did not cause the call."""

@@ -23,6 +23,11 @@ class Origin:
     request_id: str = ""
     """The caller's `x-request-id`."""
 
+    @property
+    def through(self) -> str:
+        """Returns the delegate that made the call on behalf of a person; empty without one."""
+        return self.principal if self.on_behalf_of else ""
+
 
 NO_ORIGIN = Origin()
 """The origin of what the service does by itself."""

@@ -10,8 +10,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from turnkeeper.codes import ErrorDetail
-from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
-from turnkeeper.domain.approvers import ANYBODY, Approvers
+from turnkeeper.domain.approval_events import (
+    ApprovalDecided,
+    ApprovalExpired,
+    ApprovalRequested,
+    ApprovalVoted,
+    ApprovalWithdrawn,
+)
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import CancelReason, StopReason
@@ -32,6 +37,8 @@ class MessageReceived:
     content: tuple[Part, ...]
     principal: str
     """Who sent it."""
+    through: str = ""
+    """The delegate that sent it on behalf of the principal; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +112,10 @@ class ToolReturned:
     """A start of the call was stored, or the client was requested to run it: it may have taken effect."""
     duration: timedelta | None = None
     """From start to result; None if it did not run."""
+    submitted_by: str = ""
+    """The principal that submitted the result of a client's tool; empty otherwise."""
+    submitted_through: str = ""
+    """The delegate that submitted it on behalf of the principal; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,59 +125,6 @@ class ClientToolRequested:
     tool_call_id: str
     tool: str
     arguments_json: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalRequested:
-    """A person must decide about a tool call."""
-
-    approval_id: str
-    kind: ApprovalKind
-    tool_call_id: str
-    tool: str
-    arguments_json: str
-    arguments_hash: str
-    round: int
-    """From 1; a new round voids earlier decisions."""
-    expire_time: datetime
-    """By the database's clock."""
-    approvers: Approvers = ANYBODY
-    """Who may decide."""
-    rule: str = ""
-    """What the rule that asks is called; see `Ruling`."""
-    rule_text: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalDecided:
-    """A person has decided."""
-
-    approval_id: str
-    tool_call_id: str
-    decision: ApprovalDecision
-    decided_by: str
-    reason: str
-    arguments_hash: str
-    round: int
-    decided_through: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalExpired:
-    """The time to decide has passed without a decision."""
-
-    approval_id: str
-    tool_call_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalWithdrawn:
-    """The question no longer stands: a cancel, an end of the session, or an edit of the arguments."""
-
-    approval_id: str
-    tool_call_id: str
-    replaced_by: str = ""
-    """After an edit, the approval of the next round; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +185,8 @@ class TurnRetried:
     principal: str
     message_id: str
     """The id that the model's next message will have."""
+    through: str = ""
+    """The delegate that asked for it on behalf of the principal; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +267,7 @@ Payload = (
     | ToolReturned
     | ClientToolRequested
     | ApprovalRequested
+    | ApprovalVoted
     | ApprovalDecided
     | ApprovalExpired
     | ApprovalWithdrawn

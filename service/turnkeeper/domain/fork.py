@@ -114,7 +114,8 @@ class Copy:
         match payload:
             case TurnRetried():
                 self._open = turn.id
-                self._put(replace(turn, state=TurnState.PENDING, end_time=None, error=None, answer=(), iterations=0))
+                again = replace(turn, state=TurnState.PENDING, end_time=None, error=None, answer=(), iterations=0)
+                self._put(again.also_caused_by(payload.principal, payload.through))
             case MessageCompleted():
                 self._add_message(turn, payload)
             case ToolStarted(tool_call_id=call_id, key=key):
@@ -126,6 +127,7 @@ class Copy:
             case ToolCalled():
                 self._add_call(event, payload)
             case ToolReturned():
+                self._put(turn.also_caused_by(payload.submitted_by, payload.submitted_through))
                 self._return_call(payload)
             case TurnCompleted() | TurnFailed() | TurnCancelled():
                 payload = replace(payload, usage=turn.usage)
@@ -159,7 +161,7 @@ class Copy:
             first_sequence=self.opening + len(self.events) + 1,
             create_time=event.create_time,
             update_time=event.create_time,
-        )
+        ).also_caused_by(event.payload.through)
         self._append(event, event.payload)
 
     def _add_message(self, turn: Turn, message: MessageCompleted) -> None:

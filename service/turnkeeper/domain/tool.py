@@ -200,6 +200,8 @@ class Call(BelongsToSession):
     """`ToolResult.hash` of the result that the client submitted; empty before."""
     submitted_by: str = ""
     """The principal that submitted the result; empty before."""
+    submitted_through: str = ""
+    """The delegate that submitted it on behalf of the principal; empty without one."""
     sequence: int = 0
     """The number of the `tool_returned` event of the submitted result; 0 before."""
     rule: str = ""
@@ -238,11 +240,11 @@ class Call(BelongsToSession):
         """Returns the call as REQUESTED: from here on the client may have run it."""
         return replace(self, state=CallState.REQUESTED, started=True)
 
-    def submitted(self, result: ToolResult, *, by: str, sequence: int) -> "Call":
+    def submitted(self, result: ToolResult, *, by: str, through: str = "", sequence: int) -> "Call":
         """Returns the call with the client's result, which is event `sequence`. Raises ValueError unless REQUESTED."""
         if self.state is not CallState.REQUESTED:
             raise ValueError(f"no client was requested to run a call in state {self.state}")
-        return replace(self, result_hash=result.hash, submitted_by=by, sequence=sequence)
+        return replace(self, result_hash=result.hash, submitted_by=by, submitted_through=through, sequence=sequence)
 
     def ready_again(self) -> "Call":
         """Returns the call as READY after its owner was lost. Raises ValueError if its class forbids another start."""

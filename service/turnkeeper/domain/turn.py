@@ -145,6 +145,18 @@ class Turn(BelongsToSession):
     """The answers that the turn waits for."""
     trace: str = ""
     """The W3C traceparent of the call that sent the message."""
+    caused_by: tuple[str, ...] = ()
+    """Who else caused what it does: the delegate that carried the message, who retried it, who submitted results."""
+
+    @property
+    def causers(self) -> frozenset[str]:
+        """Returns all who caused what the turn does; none of them decides an approval that excludes its requester."""
+        return frozenset((self.principal, *self.caused_by))
+
+    def also_caused_by(self, *people: str) -> "Turn":
+        """Returns the turn with these principals among those who caused what it does. An empty name is none."""
+        added = tuple(dict.fromkeys(person for person in people if person and person not in self.causers))
+        return replace(self, caused_by=(*self.caused_by, *added)) if added else self
 
     def next_attempt(self, *, next_message_id: str, at: datetime) -> "Turn":
         """Returns the turn in a new attempt: after a claim, or before a model call is tried again."""

@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
+from turnkeeper.domain import votes
 from turnkeeper.domain.approval import Answer, Approval, ApprovalKind, ApprovalState
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored, behind
@@ -83,37 +84,39 @@ class Approvals:
         )
 
     async def decide(self, approval_id: str, answer: Answer, *, tenant: str) -> tuple[Approval, int]:
-        """Decides an approval. Repeating a decision as the same principal returns the same result, and stores nothing.
+        """Votes on an approval, and decides it if the votes are enough. Repeating a vote as the same person returns the
+        same result, and stores nothing.
 
-        Returns the decided approval, which after an edit is that of the next round, and the number of its event.
+        Returns the approval, PENDING if more votes are needed; after an edit it is that of the next round. Returns also
+        the number of the event that the vote led to.
 
-        Raises as `get` and, for an edit, as `check_edit`. Raises InvalidRequest if the approval's kind does not allow
-        the decision, ArgumentsHashMismatch if the approver saw other arguments, ApprovalAlreadyProcessed if it was
-        decided otherwise. Raises ApprovalExpired if the database's clock has passed its `expire_time`, after it has
-        stored the expiry.
+        Raises as `get`, as `votes.cast` and, for an edit, as `check_edit`. Raises ApprovalExpired if the database's
+        clock has passed the approval's `expire_time`, after it has stored the expiry.
         """
         approval = await self.get(tenant, approval_id)
         if approval.state is not ApprovalState.PENDING:
             return await self._repeated(approval, answer)
         edit = await self._edits.edit_of(approval, answer)
 
-        def decide(uow: UnitOfWork) -> Approval:
+        def decide(uow: UnitOfWork) -> Approval | None:
             if edit is not None:
-                return approval_rules.decide_with_edit(uow, approval_id, answer, edit) or approval
-            return approval_rules.decide(uow, approval_id, answer) or approval
+                return approval_rules.decide_with_edit(uow, approval_id, answer, edit)
+            return approval_rules.decide(uow, approval_id, answer)
 
         fault("approval.before_store")
         stored = await self._append(approval, decide)
         fault("approval.after_store")
-        if stored.committed is None:
+        decided = stored.value
+        if decided is None:
             approval = await self.get(tenant, approval_id)
             if approval.state is ApprovalState.PENDING:  # the decision read more than this reading shows
                 raise behind(approval.session_key)
             return await self._repeated(approval, answer)
-        self._record_closed(stored.value)
-        if stored.value.state is ApprovalState.EXPIRED:
-            raise _expired(stored.value)
-        return stored.value, stored.value.sequence
+        if stored.committed is not None and decided.state is not ApprovalState.PENDING:
+            self._record_closed(decided)
+        if decided.state is ApprovalState.EXPIRED:
+            raise _expired(decided)
+        return decided, votes.sequence_of(decided, answer.by)
 
     async def expire(
         self, approval: Approval, snapshot: Snapshot | None = None, *, wake: timedelta = timedelta()
@@ -148,7 +151,7 @@ class Approvals:
         return stored
 
     async def _repeated(self, approval: Approval, answer: Answer) -> tuple[Approval, int]:
-        """Returns the approval that this answer decided before, and its event's number.
+        """Returns the approval that this answer voted on before, and the number of its event.
 
         Raises ApprovalExpired if the approval has expired, ApprovalAlreadyProcessed if it was decided otherwise.
         """
@@ -157,10 +160,10 @@ class Approvals:
         if answer.edited_arguments_json and approval.replaced_by:
             replacement = await self.get(approval.tenant, approval.replaced_by)
             if approval_edits.is_repeat(answer, approval, replacement):
-                return replacement, replacement.sequence
+                return replacement, votes.sequence_of(replacement, answer.by)
         approval_edits.check_unedited(answer, approval)
-        decided = approval.decide(answer, at=approval.create_time)
-        return decided, decided.sequence
+        decided = votes.repeated(approval, answer)
+        return decided, votes.sequence_of(decided, answer.by)
 
     def _record_closed(self, approval: Approval) -> None:
         """Counts an approval that left PENDING, and notifies the turn's owner."""

@@ -62,18 +62,21 @@ class ClientTools:
             if self._toolbox.find(agent, tool.name) is not None
         }
 
-    async def submit(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> tuple[Turn, int]:
+    async def submit(
+        self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str, through: str = ""
+    ) -> tuple[Turn, int]:
         """Submits a call's result. The repeat of the same result by the same principal is answered as the first.
 
-        Returns the turn as it is now, and the number of the call's `tool_returned` event. Raises ToolCallNotPending if
-        the client was not requested to run the call, if it has another result, or if it was closed with its turn.
+        `through` is the delegate that submits it on the principal's behalf. Returns the turn as it is now, and the
+        number of the call's `tool_returned` event. Raises ToolCallNotPending if the client was not requested to run the
+        call, if it has another result, or if it was closed with its turn.
         """
         call = await self._pending(key, tool_call_id, result, by=by)
         if call.state is CallState.REQUESTED:
             requested = await self._measures.requested_at(call)
             stored = await self._log_writer.append(
                 key,
-                lambda uow: tool_call_rules.submit_result(uow, tool_call_id, result, by=by),
+                lambda uow: tool_call_rules.submit_result(uow, tool_call_id, result, by=by, through=through),
                 turn_id=call.turn_id,
             )
             if not isinstance(stored, Stored):

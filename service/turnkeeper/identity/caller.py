@@ -57,6 +57,11 @@ class Caller:
         return self.through or self.principal
 
     @property
+    def is_identified(self) -> bool:
+        """Returns True unless identity is `none`, where all callers are one."""
+        return bool(self.credential_id)
+
+    @property
     def sees_tenant(self) -> bool:
         """Returns True if all sessions of the tenant are the caller's to see, not only its own."""
         return not self.roles.isdisjoint((AccessRole.OPERATOR, AccessRole.AUDITOR))

@@ -173,6 +173,10 @@ class Principals:
     def _table(self) -> Table:
         return self.file.value if self.file else Table()
 
+    def person(self, tenant: str, name: str) -> Caller | None:
+        """Returns the principal of this name with all its roles, or None if the tenant has none."""
+        return self._table.persons.get((tenant, name))
+
     def caller(self, credential: Credential, *, on_behalf_of: str = "") -> Caller:
         """Returns who makes a call with this credential, on behalf of a person of its tenant if one is named.
 
@@ -191,7 +195,7 @@ class Principals:
     def _person(self, delegate: Caller, name: str) -> Caller:
         if AccessRole.DELEGATE not in delegate.roles:
             raise PermissionDenied("Only the role delegate may act on behalf of another person.")
-        person = self._table.persons.get((delegate.tenant, name))
+        person = self.person(delegate.tenant, name)
         if person is None:
             raise PrincipalUnknown(
                 "The person on whose behalf the call is made is not in the principals file of this tenant.",

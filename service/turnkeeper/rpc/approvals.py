@@ -5,12 +5,14 @@ from dataclasses import replace
 from turnkeeper.domain import json_text
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.engine.approvals import Approvals
+from turnkeeper.engine.delegations import Delegations
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
 from turnkeeper.rpc import codec, cursor, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
+from turnkeeper.rpc.delegations import DelegationMethods
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.origins import origin_of
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
@@ -22,11 +24,14 @@ from turnkeeper.tools.results import RESULT_BYTES
 from turnkeeper.tools.toolbox import ARGUMENTS_BYTES
 
 
-class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
-    """The RPCs about approvals: read them, wait for a decision, decide."""
+class ApprovalService(DelegationMethods, approval_pb2_grpc.ApprovalServiceServicer):
+    """The RPCs about approvals: read them, wait for a decision, vote, delegate."""
 
-    def __init__(self, approvals: Approvals, store: ApprovalStore, *, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, approvals: Approvals, delegations: Delegations, store: ApprovalStore, *, page_tokens: PageTokens
+    ) -> None:
         self._approvals = approvals
+        self._delegations = delegations
         self._visible = VisibleApprovals(approvals)
         self._store = store
         self._page_tokens = page_tokens
@@ -81,7 +86,11 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         self, request: approval_pb2.DecideApprovalRequest, context: Context
     ) -> approval_pb2.DecideApprovalResponse:
         caller = caller_of(context)
-        answer = replace(_answer(request, caller), origin=origin_of(context))
+        answer = replace(
+            _answer(request, caller),
+            mandates=await self._delegations.mandates_of(caller),
+            origin=origin_of(context),
+        )
         approval, sequence = await self._approvals.decide(request.approval_id, answer, tenant=caller.tenant)
         return approval_pb2.DecideApprovalResponse(
             approval=await for_approver(approval),
@@ -108,6 +117,8 @@ def _answer(request: approval_pb2.DecideApprovalRequest, caller: Caller) -> Answ
         decision=decision,
         by=caller.principal,
         through=caller.through,
+        groups=caller.groups,
+        identified=caller.is_identified,
         arguments_hash=request.arguments_hash,
         reason=request.reason,
         result_json=request.result_json,

@@ -162,6 +162,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 key=key,
                 fingerprint=fingerprint(request, leaving_out=("request_id",)),
                 turn_id=request.turn_id,
+                through=caller.through,
                 operation=operation_on(session, context, "retry_turn"),
             )
         )
@@ -177,7 +178,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         result = client_tools.result_of(request)
         await self._visible.get(caller, request.session_id)
         turn, sequence = await self._tools.submit(
-            caller.session_key(request.session_id), request.tool_call_id, result, by=caller.principal
+            caller.session_key(request.session_id),
+            request.tool_call_id,
+            result,
+            by=caller.principal,
+            through=caller.through,
         )
         return chat_pb2.SubmitToolResultResponse(
             turn=turn_view(turn), sequence=sequence, cursor=cursor.before(sequence, key=turn.session_key)

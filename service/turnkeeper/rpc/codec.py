@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from turnkeeper.domain.approval_events import ApprovalVoted
 from turnkeeper.domain.event import (
     KINDS,
     NAMES,
@@ -38,6 +39,8 @@ from turnkeeper.rpc.status import advice
 from turnkeeper.rpc.wire import varint
 from turnkeeper.store.changeset import StoredEvent
 
+IGNORABLE = (ApprovalVoted,)
+"""The payloads that a client which does not know them skips: what they lead to is an event of its own."""
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
@@ -222,6 +225,7 @@ class WireCodec:
         if isinstance(event.payload, UnknownPayload):
             message.ignorable = True
             return message.SerializeToString() + event.payload.raw
+        message.ignorable = isinstance(event.payload, IGNORABLE)
         payload = getattr(message, NAMES[type(event.payload)])
         payload.SetInParent()
         fill(payload, event.payload)

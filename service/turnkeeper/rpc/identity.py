@@ -78,7 +78,8 @@ class CallerCheck:
     ) -> None:
         """`recheck`: see RECHECK_S. `clock` returns the seconds since the epoch."""
         self._authenticator = authenticator
-        self._principals = principals
+        self.principals = principals
+        """Who belongs to a credential, by the file as it is now."""
         self._recheck = recheck
         self._clock = clock
 
@@ -140,7 +141,7 @@ class CallerCheck:
             raise refused(Refusal.REVOKED)
 
     def _admitted(self, credential: Credential, access: Access, person: str) -> Caller:
-        known = self._principals.caller(credential, on_behalf_of=person)
+        known = self.principals.caller(credential, on_behalf_of=person)
         _KNOWN.set(KnownCaller(credential.id, known))
         caller = known.within(access.roles)
         if not caller.roles:

@@ -11,6 +11,7 @@ from turnkeeper.domain.policy import ruling_on
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.domain.turn import Turn
+from turnkeeper.domain.votes import missing
 from turnkeeper.errors import SessionError
 from turnkeeper.errors_by_code import error_of
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, session_pb2
@@ -49,7 +50,10 @@ def _error(detail: ErrorDetail, turn: Turn) -> SessionError:
 
 def approval_view(approval: Approval) -> approval_pb2.Approval:
     """Returns the approval; without an expiry while its session is suspended."""
-    view = codec.fill(approval_pb2.Approval(), approval, rename={"id": "approval_id"})
+    view = codec.fill(
+        approval_pb2.Approval(), replace(approval, votes=approval.counted_votes), rename={"id": "approval_id"}
+    )
+    view.needed = missing(approval)
     if approval.time_left is not None:
         view.ClearField("expire_time")  # the time that is left does not run while the session is suspended
     return view

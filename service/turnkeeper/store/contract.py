@@ -34,6 +34,7 @@ from turnkeeper.store.changeset import (
     Snapshot,
     StoredEvent,
 )
+from turnkeeper.store.delegations import DelegationStore
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.log_ends import LogEnds
 from turnkeeper.store.maintenance import Maintenance
@@ -339,6 +340,7 @@ class Store(
     ForkStore,
     AuditStore,
     OperationStore,
+    DelegationStore,
     Protocol,
 ):
     """All roles together: what a database adapter implements."""

@@ -29,10 +29,8 @@ agents_app: Final = typer.Typer(
 app.add_typer(agents_app, name="agents", rich_help_panel=LOOK)
 
 
-async def list_agents(terminal: Terminal, context: typer.Context) -> None:
+async def list_agents(terminal: Terminal) -> None:
     """List the agents that a session can be begun with."""
-    if context.invoked_subcommand is not None:
-        return
     async with terminal.client() as client:
         request = agent_pb2.ListAgentsRequest()
         response = await pages.read(client.stubs.agents.ListAgents, request, most=10_000)
@@ -46,11 +44,13 @@ async def list_agents(terminal: Terminal, context: typer.Context) -> None:
     terminal.output.show_table(["AGENT", "MODEL", "VERSION", "TOOLS", "DESCRIPTION"], rows)
 
 
-agents_app.callback(help="List the agents of a service, or check a file of agents.")(runnable(list_agents, json=True))
+agents_app.callback(help="List the agents of a service, or check a file of agents.")(
+    runnable(list_agents, json=True, is_group=True)
+)
 
 
 @agents_app.command(
-    "check", epilog=examples_text(("agents check agents.toml", "agents check agents.toml --tools desk.py"))
+    "check", epilog=examples_text(("agents check agents.toml", "agents check agents.toml --principals p.toml"))
 )
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="file of agents, as `serve --agents` takes it")],
@@ -58,13 +58,19 @@ def check(
     tools: Annotated[
         Path | None, typer.Option(metavar="FILE.py", help="file of tools, as `serve --tools` takes it")
     ] = None,
+    principals: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="file of principals: warns of rules that need more people")
+    ] = None,
 ) -> None:
     """Check a file of agents, as a start of the server does.
 
-    The tools are those that are installed here, and those of --tools.
+    The tools are those that are installed here, and those of --tools. With --principals it warns of each rule whose
+    approval needs more persons than are eligible in a tenant.
     """
     from turnkeeper import agents_file  # noqa: PLC0415 - the parts of a server, for this command alone
     from turnkeeper.cannot_start import ERRORS  # noqa: PLC0415
+    from turnkeeper.identity.principals import Table, parse  # noqa: PLC0415
+    from turnkeeper.terminal.eligible import warnings  # noqa: PLC0415
     from turnkeeper.tools import tools_file  # noqa: PLC0415
     from turnkeeper.tools.python import PythonTools  # noqa: PLC0415
     from turnkeeper.tools.toolbox import Toolbox  # noqa: PLC0415
@@ -72,9 +78,12 @@ def check(
     try:
         toolbox = Toolbox([PythonTools(tools_file.with_installed(tools))])
         agents = agents_file.load(file, default_model="the server's", toolbox=toolbox)
-    except ERRORS as error:
+        table = Table() if principals is None else parse(principals, principals.read_bytes())
+    except (*ERRORS, OSError) as error:
         standard_error().show(f"turnkeeper: {error}")
         raise typer.Exit(ExitCode.FAILED) from None
+    for warning in warnings(agents, table):
+        standard_error().show((f"warning: {warning}", "yellow"))
     standard_output().show(f"{file} is in order: {', '.join(agents)}")
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Final
 import typer
 
 from turnkeeper.terminal import pages
-from turnkeeper.terminal.app import DECIDE
-from turnkeeper.terminal.command import Terminal, command
+from turnkeeper.terminal.app import DECIDE, app
+from turnkeeper.terminal.command import Terminal, examples_text, runnable
 from turnkeeper.terminal.console import Output, Part
 from turnkeeper.terminal.names import ago, in_one_line, left, short, shortened, word
 from turnkeeper_client import Client
@@ -22,7 +22,16 @@ INTERVAL: Final = 2.0
 _MOST: Final = 1_000
 
 
-@command("approvals", panel=DECIDE, examples=("approvals", "approvals --watch", "approvals --all --json"))
+approvals_app: Final = typer.Typer(
+    help="List the tool calls that wait for a person, or lend your authority to decide.",
+    epilog=examples_text(
+        ("approvals", "approvals --watch", "approvals --all --json", "approvals delegate bob --for 7d")
+    ),
+    invoke_without_command=True,
+)
+app.add_typer(approvals_app, name="approvals", rich_help_panel=DECIDE)
+
+
 async def list_approvals(
     terminal: Terminal,
     *,
@@ -30,7 +39,7 @@ async def list_approvals(
     every: Annotated[bool, typer.Option("--all", help="also those that are decided, the newest first")] = False,
     tool: Annotated[str, typer.Option(metavar="NAME", help="only those of this tool", show_default=False)] = "",
 ) -> None:
-    """List the tool calls that wait for a person."""
+    """List the tool calls that wait for a person, or lend your authority to decide."""
     async with terminal.client() as client:
         if watch:
             await _watch(terminal, client, tool)
@@ -45,6 +54,11 @@ async def list_approvals(
         terminal.output.show_json(response)
     else:
         _show_table(terminal.output, list(response.approvals))
+
+
+approvals_app.callback(help="List the tool calls that wait for a person, or lend your authority to decide.")(
+    runnable(list_approvals, json=True, is_group=True)
+)
 
 
 async def inbox(client: Client, tool: str = "") -> AsyncIterator[Mapping[str, Approval] | None]:

@@ -71,18 +71,25 @@ def examples_text(examples: Sequence[str]) -> str | None:
     return "\n".join(("Examples:\n", *(f"  $ turnkeeper {example}" for example in examples))) if examples else None
 
 
-def runnable(function: Command[P], *, json: bool) -> Callable[..., None]:
-    """Returns the function as typer takes it: with the options that all commands have."""
+def runnable(function: Command[P], *, json: bool, is_group: bool = False) -> Callable[..., None]:
+    """Returns the function as typer takes it: with the options that all commands have.
+
+    `is_group`: it is what a group of commands does by itself, and does not run where one of its commands is called.
+    """
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
+        context = values.pop("context", None)
+        if context is not None and context.invoked_subcommand is not None:
+            return
         given = {key: values.pop(key) for key in connection.NAMES}
         profile, as_json = values.pop("profile"), values.pop("json", False)
         raise typer.Exit(_run(function, given, profile, values, as_json=as_json))
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    group = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)] if is_group else []
     options = [inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JSON)]
-    every = [*own, *(options if json else []), *connection.parameters()]
+    every = [*group, *own, *(options if json else []), *connection.parameters()]
     every = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in every]
     run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]  # typer reads the options from it
     del run.__wrapped__

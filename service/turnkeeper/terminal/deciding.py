@@ -16,7 +16,7 @@ from turnkeeper.terminal.exit_codes import ExitCode
 from turnkeeper.terminal.failures import CommandFailed
 from turnkeeper.terminal.names import word
 from turnkeeper.terminal.question import ask_one_of
-from turnkeeper.terminal.shown_call import read_call, show_call
+from turnkeeper.terminal.shown_call import read_call, show_call, votes_of
 from turnkeeper_client import Client
 from turnkeeper_client.calls import call
 from turnkeeper_client.errors import SessionError
@@ -85,7 +85,7 @@ def show_decided(output: Output, approval: Approval) -> None:
     """Prints what became of an approval."""
     state = word(ApprovalState, approval.state)
     if approval.state == APPROVAL_STATE_PENDING:
-        output.show(f"{approval.tool}: the next round waits for a decision")
+        output.show(f"{approval.tool} waits: {votes_of(approval)}")
     else:
         output.show((f"{approval.tool}: {state}", "green" if approval.state == APPROVAL_STATE_APPROVED else "red"))
 

@@ -69,9 +69,29 @@ def _rows(shown: ShownCall) -> Iterator[tuple[str, list[Part]]]:
         yield "changes", list(_difference(shown.earlier, approval))
     if approval.late_result_json:
         yield "it gave", [json_lines.in_lines(approval.late_result_json)]
+    if approval.approvers.k > 1 or approval.votes:
+        yield "votes", [votes_of(approval)]
     if approval.HasField("expire_time"):
         yield "decide in", [left(approval.expire_time)]
     yield "hash", [(approval.arguments_hash, "dim")]
+
+
+def votes_of(approval: Approval) -> str:
+    """Returns how many votes there are, of whom, and what is still needed: `1 of 2 votes: bob approve; needs …`."""
+    running = (event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_RETRY)
+    count = sum(vote.decision in running for vote in approval.votes)
+    voters = ", ".join(f"{_voter(vote)} {word(event_pb2.ApprovalDecision, vote.decision)}" for vote in approval.votes)
+    text = f"{count} of {max(approval.approvers.k, 1)} votes{f': {voters}' if voters else ''}"
+    if not approval.needed:
+        return text
+    groups, principals = sorted(approval.approvers.groups), sorted(approval.approvers.principals)
+    who = " or ".join([*([f"members of {', '.join(groups)}"] if groups else []), *principals]) or "the approvers"
+    others = ", not who caused the call" if approval.approvers.exclude_requester else ""
+    return f"{text}; needs {approval.needed} more of {who}{others}"
+
+
+def _voter(vote: approval_pb2.Vote) -> str:
+    return vote.person if vote.authority in ("", vote.person) else f"{vote.person} for {vote.authority}"
 
 
 def _difference(earlier: Approval, approval: Approval) -> Iterator[Part]:

@@ -87,6 +87,12 @@ def _requested(event: event_pb2.ApprovalRequested, shell: Callable[[str], str]) 
     return [(f"{event.tool} {what}", _WAITS), f" → {shell(f'approve {short(event.approval_id)}')}", (until, _DIM)]
 
 
+def _voted(event: event_pb2.ApprovalVoted) -> Line:
+    through = f" through {event.through}" if event.through else ""
+    place = f" in the place of {event.authority}" if event.authority not in ("", event.person) else ""
+    return [(f"{event.person}{through}{place} voted {word(event_pb2.ApprovalDecision, event.decision)}", _DIM)]
+
+
 def _decided(event: event_pb2.ApprovalDecided) -> Line:
     through = f" through {event.decided_through}" if event.decided_through else ""
     decision = word(event_pb2.ApprovalDecision, event.decision)
@@ -141,6 +147,7 @@ _LINES: Final[Mapping[str, Callable[[Payload], Line]]] = {
     "tool_started": lambda event: [(f"{event.tool} runs", _DIM)],
     "tool_returned": _returned,
     "client_tool_requested": _requested_of_client,
+    "approval_voted": _voted,
     "approval_decided": _decided,
     "approval_expired": lambda event: [(f"approval {short(event.approval_id)} expired", _BAD)],
     "approval_withdrawn": _withdrawn,

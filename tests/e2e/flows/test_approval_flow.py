@@ -80,7 +80,7 @@ class TestApprovalFlow:
         assert not env.tool_control.effects("approved")
         decided = await harness.decide(env.stubs, approval, reason="fine with me")
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
-        assert (decided.approval.decided_by, decided.approval.reason) == ("default", "fine with me")
+        assert (decided.approval.decided_by, decided.approval.reason) == ("decider", "fine with me")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert harness.answer_of(ended) == "Told: approved is done"
         assert len(env.tool_control.effects("approved")) == 1
@@ -302,7 +302,7 @@ class TestRefusedDecisions:
         with refused("APPROVAL_ALREADY_PROCESSED") as refusal:
             await harness.decide(env.stubs, approval)
         assert refusal.details.metadata["state"] == "REJECTED"
-        assert refusal.details.metadata["decided_by"] == "default"
+        assert refusal.details.metadata["decided_by"] == "decider"
         again = await harness.decide(env.stubs, approval, approve=False)
         assert (again.sequence, again.cursor) == (first.sequence, first.cursor)
         await harness.wait_for_turn(env.stubs, session, turn.turn_id)

@@ -147,6 +147,7 @@ async def test_a_decision_is_on_record_with_its_event_and_sealed_within_five_sec
             "tool": "act",
             "arguments_hash": approval.arguments_hash,
             "round": "1",
+            "votes": "1 of 1",
         },
     } | {name: record[name] for name in ("id", "at")}
 

@@ -61,11 +61,12 @@ class TestEdits:
             "approval_requested",
             "approval_withdrawn",
             "approval_requested",
+            "approval_voted",
             "approval_decided",
         ]
         assert about[1].approval_withdrawn.replaced_by == second.approval_id
-        assert about[3].approval_decided.arguments_hash == second.arguments_hash
-        assert decided.sequence == about[3].sequence
+        assert about[4].approval_decided.arguments_hash == second.arguments_hash
+        assert decided.sequence == about[4].sequence
         request_messages = env.model_requests("do original")[-1]
         (call,) = [call for message in request_messages for call in message.get("tool_calls", ())]
         assert json.loads(call["function"]["arguments"]) == {"label": "original"}, "the model sees what it asked for"

@@ -30,6 +30,8 @@ IDS: Final = frozenset(
     ("session_id", "turn_id", "approval_id", "checkpoint_id", "tool_call_id", "after", "page_token", "new_session_id")
 )
 """The fields of requests that name something of a tenant: ids, cursors and page tokens."""
+ONE_PAGE: Final = ("ListActiveTurns", "ListApprovalDelegations")
+"""The lists of which a principal here has one page at most."""
 CREATING: Final = frozenset({("CreateSession", "session_id"), ("ForkSession", "new_session_id")})
 """The fields that name what the call creates. The sweep leaves them out: the id of a session may be taken."""
 OTHERS: Final = frozenset(
@@ -49,7 +51,7 @@ OTHERS: Final = frozenset(
         *("schema_json", "result_json", "tool", "arguments_hash", "model", "tools"),
         *("edited_arguments_json", "version", "instructions", "key", "value"),
         *("data_json", "decidable_by", "if_version", "media_type", "on_behalf_of", "url"),
-        "principal",
+        *("principal", "person", "groups", "principals", "note"),
         "tenant",  # of operators and auditors: only the role platform may name another
     )
 )
@@ -151,7 +153,7 @@ class Belongings:
             if outcome.status is grpc.StatusCode.OK:
                 response = GetMessageClass(METHODS[method].output_type).FromString(outcome.content)
                 message.page_token = response.next_page_token  # type: ignore[attr-defined]
-                assert message.page_token or method == "ListActiveTurns", f"{method} has one page"
+                assert message.page_token or method in ONE_PAGE, f"{method} has one page"
         return message
 
 

@@ -24,6 +24,8 @@ from turnkeeper.pb.v1 import session_pb2
 
 TENANT: Final = "another"
 """Its documents are before those of the tenant `default`, in indexes and in the order of insertion."""
+DECIDER: Final = "decider"
+"""Decides the approvals of both tenants' callers: who caused a call cannot."""
 NAMING: Final = ("session_id", "new_session_id")
 """The fields of requests that name a session."""
 SESSION_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -36,8 +38,12 @@ class SecondTenant:
         name = DEFAULT_CALLER.principal
         tenants = (harness.TENANT, TENANT)
         roles = [role.value for role in AccessRole]
-        self.settings = settings_of(folder, *(row(name, tenant=tenant, roles=roles) for tenant in tenants))
+        names = (name, DECIDER)
+        self.settings = settings_of(
+            folder, *(row(of, tenant=tenant, roles=roles) for tenant in tenants for of in names)
+        )
         self.token, self._twins_token = (token_of(f"{tenant}/{name}") for tenant in tenants)
+        self._decider_tokens = [token_of(f"{tenant}/{DECIDER}") for tenant in tenants]
         self._twins = twins
         self._databases: dict[str, tuple[str, str]] = {}
         """By the address of a server."""
@@ -61,8 +67,9 @@ class SecondTenant:
             for session_id in _named(request):
                 self._twins.store(*self._databases[address], session_id)
 
-        first = MetadataChannel(channel, bearer(self.token), prepare=prepare)
-        return first, MetadataChannel(channel, bearer(self._twins_token))
+        deciders = [{"DecideApproval": bearer(token)} for token in self._decider_tokens]
+        first = MetadataChannel(channel, bearer(self.token), prepare=prepare, instead=deciders[0])
+        return first, MetadataChannel(channel, bearer(self._twins_token), instead=deciders[1])
 
     async def check(self, mongo_uri: str, database: str) -> None:
         """Asserts that the tenant has the documents of the twins and no others, but for the calls of its own caller.

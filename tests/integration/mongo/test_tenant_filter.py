@@ -23,6 +23,7 @@ from tests.contracts.test_store_audit import a_record
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.audit import seal_of
+from turnkeeper.domain.delegation import Delegation
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import SessionKey
@@ -118,6 +119,19 @@ async def _freeze(store: MongoStore) -> None:
         assert await store.remove_freeze(TENANT, "", a_record(TENANT)) is is_there
 
 
+async def _delegate(store: MongoStore) -> None:
+    """Delegates twice, lists by each filter, and revokes twice."""
+    lent = Delegation(tenant=TENANT, person="ada", delegate="bob", until=NOON + timedelta(days=3650), create_time=NOON)
+    for _ in range(2):
+        await store.put_delegation(lent, a_record(TENANT))
+    which: tuple[dict[str, str], ...] = ({}, {"delegate": "bob"}, {"concerning": "bob"})
+    for names in which:
+        for after in (None, ("ada", "")):
+            assert list(await store.delegations(TENANT, limit=9, after=after, **names)) == [lent]
+    for is_there in (True, False):
+        assert await store.remove_delegation(TENANT, "ada", "bob", a_record(TENANT)) is is_there
+
+
 async def _audit(store: MongoStore) -> None:
     """Stores a record, and seals it."""
     await store.record(a_record(TENANT))
@@ -167,6 +181,7 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "cancelled_among": lambda: store.cancelled_among(both),
         "active_turns": lambda: store.active_turns(tenant, TurnFilter(tool="x"), limit=5, after=None),
         **dict.fromkeys(("put_freeze", "remove_freeze"), lambda: _freeze(store)),
+        **dict.fromkeys(("put_delegation", "remove_delegation", "delegations"), lambda: _delegate(store)),
         **dict.fromkeys(("record", "begin_seal", "put_seal", "chain_end"), lambda: _audit(store)),
         **dict.fromkeys(("seals", "records", "unlisted_records", "records_of_session"), lambda: _read_audit(store)),
     }

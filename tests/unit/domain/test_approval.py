@@ -9,6 +9,7 @@ from tests.builders import NOON, a_session, a_session_key, an_approval
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.newer_version import unspecified
 from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.votes import cast
 from turnkeeper.errors import (
     ApprovalAlreadyProcessed,
     ArgumentsHashMismatch,
@@ -27,7 +28,7 @@ def decide(
     approval: Approval, decision: ApprovalDecision, *, by: str = "ada", shown: str = "hash-1", reason: str = "fine"
 ) -> Approval:
     answer = Answer(decision=decision, by=by, arguments_hash=shown, reason=reason)
-    return approval.decide(answer, at=NOON + timedelta(seconds=5))
+    return cast(approval, answer, at=NOON + timedelta(seconds=5), sequence=7)
 
 
 @pytest.mark.parametrize(("decision", "state"), [(APPROVE, ApprovalState.APPROVED), (REJECT, ApprovalState.REJECTED)])

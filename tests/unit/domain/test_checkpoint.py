@@ -5,10 +5,10 @@ import pytest
 from tests.builders import NOON
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.approval import ApprovalKind
+from turnkeeper.domain.approval_events import ApprovalRequested
 from turnkeeper.domain.checkpoint import MARKS, CheckpointKind, checkpoint_of, event_named
 from turnkeeper.domain.event import (
     NAMES,
-    ApprovalRequested,
     AttemptFailed,
     AttemptOutcome,
     AttemptSuperseded,

@@ -15,7 +15,8 @@ from tests.memory_store import leases
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
-from turnkeeper.domain.event import ApprovalExpired, ToolReturned
+from turnkeeper.domain.approval_events import ApprovalExpired
+from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolOutcome
 from turnkeeper.domain.turn import TurnState

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent, AgentLimits
-from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.approval import Approval, Vote
 from turnkeeper.domain.approvers import Approvers
+from turnkeeper.domain.delegation import Delegation
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.message import Part, ToolRequest, Usage
 from turnkeeper.domain.policy import PolicyRule
@@ -73,6 +74,7 @@ PAIRS = (
                 "lapses",
                 "finish_reason",
                 "trace",
+                "caused_by",
             }
         ),
     ),
@@ -80,7 +82,10 @@ PAIRS = (
         kind=Approval,
         message=approval_pb2.Approval.DESCRIPTOR,
         rename={"id": "approval_id"},
-        only_proto=dict.fromkeys(["mixed_script_words", "late_result_mixed_script_words"], "made from the texts"),
+        only_proto={
+            **dict.fromkeys(["mixed_script_words", "late_result_mixed_script_words"], "made from the texts"),
+            "needed": "counted from the votes",
+        },
         only_ours=frozenset({"tenant", "sequence", "result_json", "time_left"}),
     ),
     Pair(
@@ -92,6 +97,8 @@ PAIRS = (
     ),
     Pair(kind=PolicyRule, message=agent_pb2.PolicyRule.DESCRIPTOR),
     Pair(kind=Approvers, message=event_pb2.Approvers.DESCRIPTOR),
+    Pair(kind=Vote, message=approval_pb2.Vote.DESCRIPTOR, only_ours=frozenset({"arguments_hash"})),
+    Pair(kind=Delegation, message=approval_pb2.ApprovalDelegation.DESCRIPTOR, only_ours=frozenset({"tenant"})),
     Pair(kind=AgentLimits, message=agent_pb2.AgentLimits.DESCRIPTOR),
     Pair(kind=PendingItem, message=chat_pb2.PendingItem.DESCRIPTOR),
     Pair(

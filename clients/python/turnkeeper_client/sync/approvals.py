@@ -2,11 +2,12 @@
 """Approvals: find the tool calls that wait for a decision, and decide."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from turnkeeper_client.pb.v1 import approval_pb2, event_pb2
-from turnkeeper_client.pb.v1.approval_pb2 import Approval, ApprovalState
+from turnkeeper_client.pb.v1.approval_pb2 import Approval, ApprovalDelegation, ApprovalState
 from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, ApprovalKind
-from turnkeeper_client.requests import WAIT_TIMEOUT, Seconds, duration
+from turnkeeper_client.requests import WAIT_TIMEOUT, Seconds, duration, timestamp
 from turnkeeper_client.sync.calls import call, every
 from turnkeeper_client.sync.stubs import Stubs
 
@@ -99,6 +100,27 @@ class Approvals:
             reason=reason,
         )
 
+    def delegate(self, principal: str, *, until: datetime) -> ApprovalDelegation:
+        """Lends your authority to decide to another approver, until a time with a time zone: at most 30 days from now.
+
+        Raises ValueError for a time without a zone.
+        """
+        request = approval_pb2.DelegateApprovalsRequest(principal=principal, until=timestamp(until, "until"))
+        return (call(self._stubs.approvals.DelegateApprovals, request)).delegation
+
+    def delegations(self, principal: str = "") -> Iterator[ApprovalDelegation]:
+        """Returns the delegations that you have given and received; an operator's or auditor's: those of the tenant.
+
+        `principal` selects those that concern one of them.
+        """
+        request = approval_pb2.ListApprovalDelegationsRequest(principal=principal)
+        return every(self._stubs.approvals.ListApprovalDelegations, request, lambda page: page.delegations)
+
+    def revoke_delegation(self, principal: str, *, person: str = "") -> bool:
+        """Ends your delegation to a principal; an operator may end that of another person. False if there was none."""
+        request = approval_pb2.RevokeApprovalDelegationRequest(principal=principal, person=person)
+        return (call(self._stubs.approvals.RevokeApprovalDelegation, request)).revoked
+
     def decide(
         self,
         approval_id: str,
@@ -109,7 +131,10 @@ class Approvals:
         result_json: str = "",
         edited_arguments_json: str = "",
     ) -> Approval:
-        """Decides about the arguments with that hash. Repeating the same decision changes nothing."""
+        """Votes on what has that hash. Repeating the same vote changes nothing.
+
+        Returns the approval: PENDING if `needed` more persons must approve.
+        """
         request = approval_pb2.DecideApprovalRequest(
             approval_id=approval_id,
             decision=decision,

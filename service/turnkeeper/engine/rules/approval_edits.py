@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
-from turnkeeper.domain.event import ApprovalWithdrawn
+from turnkeeper.domain.approval_events import ApprovalWithdrawn
 from turnkeeper.domain.policy import Ruling, ruling_on
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec, approval_hash, canonical_json
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -64,10 +64,13 @@ def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval
 
 def is_repeat(answer: Answer, approval: Approval, replacement: Approval) -> bool:
     """Returns True if the answer repeats the edit of `approval` that opened the round of `replacement`."""
+    vote = replacement.vote_of(answer.by)
+    decision = vote.decision if vote is not None else replacement.decision
+    voter = vote.person if vote is not None else replacement.decided_by
     return (
         answer.arguments_hash == approval.arguments_hash
-        and replacement.decision is ApprovalDecision.APPROVE
-        and replacement.decided_by == answer.by
+        and decision is ApprovalDecision.APPROVE
+        and voter == answer.by
         and replacement.arguments_json == _canonical(answer)
     )
 

@@ -1,12 +1,13 @@
-"""Decisions on pending approvals: decided as they stand, decided with edited arguments, or expired."""
+"""Decisions on pending approvals: voted on as they stand, or with edited arguments, or expired."""
 
 from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
-from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
+from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalExpired, ApprovalVoted
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
+from turnkeeper.domain.votes import already_voted, cast
 from turnkeeper.engine.rules.approval_edits import Edit, open_next_round
 from turnkeeper.engine.rules.audit import decision_record
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -16,26 +17,37 @@ EXPIRED_AT_ONCE = 64
 
 
 def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None:
-    """Stores the answer to an approval, what it does to the call, and that the turn goes on if it may.
+    """Stores the answer to an approval as a vote. If the votes are enough, also what the decision does to the call, and
+    that the turn goes on if it may.
 
-    Returns the decided approval. If its time is over by the database's clock it expires instead, and is returned as
-    EXPIRED. Returns None, with nothing changed, if it is no longer PENDING. Raises what `Approval.decide` raises.
+    Returns the approval: decided, or PENDING if more votes are needed. If its time is over by the database's clock it
+    expires instead, and is returned as EXPIRED. A repeated vote changes nothing. Returns None, with nothing changed, if
+    the approval is no longer PENDING. Raises what `votes.cast` raises.
     """
     approval = _pending(uow, approval_id)
     if approval is None:
         return None
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval, answer=answer)
-    decided = replace(approval.decide(answer, at=uow.at), sequence=uow.next_sequence)
+    voted = cast(approval, answer, causers=uow.turn.causers, at=uow.at, sequence=uow.next_sequence)
+    if voted is approval:
+        return approval
+    _append_vote(uow, voted)
+    if voted.state is ApprovalState.PENDING:
+        uow.put_approval(voted, lapsed=False)
+        uow.audit.append(decision_record(voted, answer, at=uow.at))
+        return voted
+    decided = replace(voted, sequence=uow.next_sequence)
     _store_decision(uow, decided, answer)
     return decided
 
 
 def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Edit) -> Approval | None:
-    """Withdraws an approval and opens the call's next round with the edited arguments, decided by the same answer.
+    """Withdraws an approval and opens the call's next round with the edited arguments; the answer is its first vote.
 
-    Returns the next round's approval; for an approval that has expired or is no longer PENDING, as `decide` does.
-    Raises what `Approval.decide` raises.
+    Votes of the old round count no more. The author of the edit must be eligible in both rounds. Returns the next
+    round's approval; for an approval that has expired or is no longer PENDING, as `decide` does. Raises what
+    `votes.cast` raises, and ApprovalAlreadyProcessed if the author has voted in the old round.
     """
     approval = _pending(uow, approval_id)
     if approval is None:
@@ -43,7 +55,10 @@ def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Ed
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval, answer=answer)
     answer = replace(answer, result_json="")
-    approval.decide(answer, at=uow.at)  # refuses what the approval does not take, before it is withdrawn
+    if vote := approval.vote_of(answer.by):
+        raise already_voted(approval, answer, vote)
+    # refuses what the approval does not take, before it is withdrawn
+    cast(approval, answer, causers=uow.turn.causers, at=uow.at, sequence=uow.next_sequence)
     next_round = open_next_round(uow, approval, edit)
     return decide(uow, next_round.id, replace(answer, arguments_hash=next_round.arguments_hash))
 
@@ -81,6 +96,25 @@ def _pending(uow: UnitOfWork, approval_id: str) -> Approval | None:
 
 def _call_of(uow: UnitOfWork, approval: Approval) -> Call:
     return next(call for call in uow.calls if call.id == approval.tool_call_id)
+
+
+def _append_vote(uow: UnitOfWork, approval: Approval) -> None:
+    """Appends the event of the approval's last vote."""
+    vote = approval.votes[-1]
+    uow.append(
+        ApprovalVoted(
+            approval_id=approval.id,
+            tool_call_id=approval.tool_call_id,
+            decision=vote.decision,
+            person=vote.person,
+            authority=vote.authority,
+            through=vote.through,
+            reason=vote.reason,
+            arguments_hash=vote.arguments_hash,
+            round=approval.round,
+        ),
+        turn=uow.turn,
+    )
 
 
 def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:

@@ -1,10 +1,11 @@
-"""What goes on record of a decision, and of what an operator does to another one's session."""
+"""What goes on record of a vote, and of what an operator does to another one's session."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalState
 from turnkeeper.domain.audit import AuditRecord, Origin
+from turnkeeper.domain.votes import count, needed, sequence_of
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 DECIDE_APPROVAL = "decide_approval"
@@ -31,7 +32,7 @@ def decision_record(approval: Approval, answer: Answer, *, at: datetime) -> Audi
         tenant=approval.tenant,
         id="",
         session_id=approval.session_id,
-        sequence=approval.sequence,
+        sequence=sequence_of(approval, answer.by),
         at=at,
         action=DECIDE_APPROVAL,
         target=approval.id,
@@ -45,6 +46,7 @@ def decision_record(approval: Approval, answer: Answer, *, at: datetime) -> Audi
             "tool": approval.tool,
             "arguments_hash": approval.arguments_hash,
             "round": str(approval.round),
+            **_vote_details(approval, answer),
         },
     )
 
@@ -69,6 +71,16 @@ def withdrawal_record(approval: Approval, *, by: Origin, sequence: int, at: date
             "round": str(approval.round),
         },
     )
+
+
+def _vote_details(approval: Approval, answer: Answer) -> dict[str, str]:
+    """Returns how many votes there are, and whose authority this one has if it was delegated. An answer that came too
+    late counts as none."""
+    vote = approval.vote_of(answer.by)
+    if vote is None or approval.state is ApprovalState.EXPIRED:
+        return {}
+    votes = {"votes": f"{count(approval, answer.decision)} of {needed(approval, answer.decision)}"}
+    return votes | ({"authority": vote.authority} if vote.authority != vote.person else {})
 
 
 def record_operation(uow: UnitOfWork, operation: Operation | None, *, sequence: int, target: str = "") -> None:

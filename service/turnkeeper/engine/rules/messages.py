@@ -47,6 +47,8 @@ class RetryRequest:
     fingerprint: str
     """A hash of the request's content. A request with the same id and another fingerprint is refused."""
     turn_id: str
+    through: str = ""
+    """The delegate that asks on behalf of the principal; empty without one."""
     operation: Operation | None = None
     """What goes on record with the retry; None if the session's owner asks for it."""
 
@@ -83,7 +85,9 @@ def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) ->
     _check_room(uow, message)
     turn = _new_turn(uow, message)
     first = uow.next_sequence
-    received = MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal)
+    received = MessageReceived(
+        message_id=turn.message_id, content=message.content, principal=turn.principal, through=message.origin.through
+    )
     uow.append(received, turn=turn)
     _activate_session(uow, message)
     turn = _activate_or_queue(uow, turn, message, offer=_usable_offer(offer, uow.snapshot.head))
@@ -120,7 +124,7 @@ def retry(
     restored = replace(uow.session.restored, retried=True) if uow.session.restored else None
     uow.session = replace(uow.session, usage=uow.session.usage - turn.usage, restored=restored)
     is_first_start = offer is not None and turn.attempt == 0  # the turn was cancelled while it was queued
-    turn = _reset(uow, turn)
+    turn = _reset(uow, turn).also_caused_by(request.key.principal, request.through)
     if offer is not None:
         turn = turn.next_attempt(next_message_id=turn.next_message_id, at=uow.at)
         _take_lease(uow, turn, offer)
@@ -129,7 +133,8 @@ def retry(
     record = RequestRecord(
         key=request.key, fingerprint=request.fingerprint, turn_id=turn.id, sequence=uow.next_sequence
     )
-    uow.append(TurnRetried(principal=request.key.principal, message_id=turn.next_message_id), turn=turn)
+    retried = TurnRetried(principal=request.key.principal, message_id=turn.next_message_id, through=request.through)
+    uow.append(retried, turn=turn)
     if is_first_start:
         uow.append(TurnStarted(message_id=turn.next_message_id), turn=turn)
     uow.put_turn(turn)
@@ -220,7 +225,7 @@ def _new_turn(uow: UnitOfWork, message: NewMessage) -> Turn:
         create_time=uow.at,
         update_time=uow.at,
         trace=message.trace,
-    )
+    ).also_caused_by(message.origin.through)
 
 
 def _activate_session(uow: UnitOfWork, message: NewMessage) -> None:

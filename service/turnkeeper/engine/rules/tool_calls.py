@@ -92,15 +92,17 @@ def shows_all_unknown(uow: UnitOfWork, call: Call) -> bool:
     return set(uow.session.unknown_calls(call.tool, but=call.id)) <= set(call.shown)
 
 
-def submit_result(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str) -> bool:
+def submit_result(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str, through: str = "") -> bool:
     """Stores the result that a client submits, and that the turn goes on if it waits for nothing else.
 
-    `by` is the principal. Returns False, with nothing changed, if the call does not wait for the client.
+    `by` is the principal, `through` its delegate if there is one. Returns False, with nothing changed, if the call does
+    not wait for the client.
     """
     call = next((call for call in uow.calls if call.id == tool_call_id), None)
     if call is None or call.state is not CallState.REQUESTED:
         return False
-    uow.close_call(call.submitted(result, by=by, sequence=uow.next_sequence), result)
+    uow.put_turn(uow.turn.also_caused_by(by, through))
+    uow.close_call(call.submitted(result, by=by, through=through, sequence=uow.next_sequence), result)
     uow.resume_if_answered()
     return True
 

@@ -6,10 +6,9 @@ from datetime import datetime, timedelta
 
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.approval_events import ApprovalRequested, ApprovalWithdrawn
 from turnkeeper.domain.audit import AuditRecord
 from turnkeeper.domain.event import (
-    ApprovalRequested,
-    ApprovalWithdrawn,
     ClientToolRequested,
     Event,
     NewEvent,
@@ -116,10 +115,10 @@ class UnitOfWork:
         elif call.id not in self._new_calls:
             self._changed_calls.add(call.id)
 
-    def put_approval(self, approval: Approval) -> None:
-        """Stores a change of an approval that stays PENDING."""
+    def put_approval(self, approval: Approval, *, lapsed: bool | None = None) -> None:
+        """Stores a change of an approval that stays PENDING. `lapsed`: as in `close_approval`."""
         self._pending[approval.id] = approval
-        self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=None)
+        self._store_approval(approval, lapsed=lapsed)
 
     def close_approval(self, approval: Approval, *, lapsed: bool | None) -> None:
         """Stores an approval that leaves PENDING.
@@ -127,6 +126,9 @@ class UnitOfWork:
         The store refuses the changeset unless `lapsed` is true of the approval by its own clock; None: either way.
         """
         self._pending.pop(approval.id, None)
+        self._store_approval(approval, lapsed=lapsed)
+
+    def _store_approval(self, approval: Approval, *, lapsed: bool | None) -> None:
         if approval.id in self._new_approvals:
             self._new_approvals[approval.id] = approval
         else:
@@ -210,6 +212,8 @@ class UnitOfWork:
                 result_json=result.result_json,
                 started=call.started,
                 duration=duration,
+                submitted_by=call.submitted_by,
+                submitted_through=call.submitted_through,
             ),
             turn=self.turn,
         )

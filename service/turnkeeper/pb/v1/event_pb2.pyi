@@ -346,6 +346,7 @@ class Event(_message.Message):
     TURN_FAILED_FIELD_NUMBER: _builtins.int
     TURN_CANCELLED_FIELD_NUMBER: _builtins.int
     TURN_RETRIED_FIELD_NUMBER: _builtins.int
+    APPROVAL_VOTED_FIELD_NUMBER: _builtins.int
     SESSION_CREATED_FIELD_NUMBER: _builtins.int
     SESSION_ACTIVATED_FIELD_NUMBER: _builtins.int
     SESSION_SUSPENDED_FIELD_NUMBER: _builtins.int
@@ -456,6 +457,10 @@ class Event(_message.Message):
         """Durable: RetryTurn took the turn up again."""
 
     @_builtins.property
+    def approval_voted(self) -> Global___ApprovalVoted:
+        """Durable: a person has voted on an approval. The vote that decides it is followed by `approval_decided`."""
+
+    @_builtins.property
     def session_created(self) -> Global___SessionCreated:
         """Durable: the session's first event."""
 
@@ -529,6 +534,7 @@ class Event(_message.Message):
         turn_failed: Global___TurnFailed | None = ...,
         turn_cancelled: Global___TurnCancelled | None = ...,
         turn_retried: Global___TurnRetried | None = ...,
+        approval_voted: Global___ApprovalVoted | None = ...,
         session_created: Global___SessionCreated | None = ...,
         session_activated: Global___SessionActivated | None = ...,
         session_suspended: Global___SessionSuspended | None = ...,
@@ -541,11 +547,11 @@ class Event(_message.Message):
         content_delta: Global___ContentDelta | None = ...,
         tool_progress: Global___ToolProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "approval_voted", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -560,10 +566,13 @@ class MessageReceived(_message.Message):
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
+    THROUGH_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The message's id."""
     principal: _builtins.str
     """Who sent it."""
+    through: _builtins.str
+    """The delegate that sent it on behalf of the principal; empty without one."""
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Part]:
         """The message's content."""
@@ -574,10 +583,11 @@ class MessageReceived(_message.Message):
         message_id: _builtins.str = ...,
         content: _abc.Iterable[_message_pb2.Part] | None = ...,
         principal: _builtins.str = ...,
+        through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "message_id", b"message_id", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "message_id", b"message_id", "principal", b"principal", "through", b"through"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -767,6 +777,8 @@ class ToolReturned(_message.Message):
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    SUBMITTED_BY_FIELD_NUMBER: _builtins.int
+    SUBMITTED_THROUGH_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
     """The call."""
     tool: _builtins.str
@@ -779,6 +791,10 @@ class ToolReturned(_message.Message):
     """Whether a start of the call had been stored; of a client's tool, whether the client had been asked: it may have
     taken effect.
     """
+    submitted_by: _builtins.str
+    """The principal who handed in the result of a client's tool; empty otherwise."""
+    submitted_through: _builtins.str
+    """The delegate that handed it in on behalf of that principal; empty without one."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """From start to result; unset when it did not run."""
@@ -792,10 +808,12 @@ class ToolReturned(_message.Message):
         result_json: _builtins.str = ...,
         started: _builtins.bool = ...,
         duration: _duration_pb2.Duration | None = ...,
+        submitted_by: _builtins.str = ...,
+        submitted_through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "outcome", b"outcome", "result_json", b"result_json", "started", b"started", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "outcome", b"outcome", "result_json", b"result_json", "started", b"started", "submitted_by", b"submitted_by", "submitted_through", b"submitted_through", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -952,8 +970,62 @@ class ApprovalRequested(_message.Message):
 Global___ApprovalRequested: _TypeAlias = ApprovalRequested  # noqa: Y015
 
 @_typing.final
+class ApprovalVoted(_message.Message):
+    """A person has voted on an approval. Who takes an approval back has the later vote alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    THROUGH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_HASH_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    approval_id: _builtins.str
+    """The approval."""
+    tool_call_id: _builtins.str
+    """The call it is about."""
+    decision: Global___ApprovalDecision.ValueType
+    """What the person decided."""
+    person: _builtins.str
+    """Who voted: the principal, or the person for whom a delegate did."""
+    authority: _builtins.str
+    """The person whose authority counts: `person`, or who delegated it by DelegateApprovals."""
+    through: _builtins.str
+    """The delegate through which the person voted; empty without one."""
+    reason: _builtins.str
+    """Why, in the person's words."""
+    arguments_hash: _builtins.str
+    """The hash that was voted on."""
+    round: _builtins.int
+    """The round that was voted on."""
+    def __init__(
+        self,
+        *,
+        approval_id: _builtins.str = ...,
+        tool_call_id: _builtins.str = ...,
+        decision: Global___ApprovalDecision.ValueType = ...,
+        person: _builtins.str = ...,
+        authority: _builtins.str = ...,
+        through: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        arguments_hash: _builtins.str = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "authority", b"authority", "decision", b"decision", "person", b"person", "reason", b"reason", "round", b"round", "through", b"through", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalVoted: _TypeAlias = ApprovalVoted  # noqa: Y015
+
+@_typing.final
 class ApprovalDecided(_message.Message):
-    """A person has decided."""
+    """An approval was decided by the votes on it; the last of them is named."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1295,19 +1367,23 @@ class TurnRetried(_message.Message):
 
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    THROUGH_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
     """Who asked for it."""
     message_id: _builtins.str
     """The id that the model's next message will have."""
+    through: _builtins.str
+    """The delegate that asked on behalf of the principal; empty without one."""
     def __init__(
         self,
         *,
         principal: _builtins.str = ...,
         message_id: _builtins.str = ...,
+        through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "principal", b"principal", "through", b"through"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

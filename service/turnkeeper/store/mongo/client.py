@@ -161,6 +161,7 @@ class Connection:
         self.audit_seals: Collection = self.database["audit_seals"]
         self.audit_chains: Collection = self.database["audit_chains"]
         self.freezes: Collection = self.database["freezes"]
+        self.delegations: Collection = self.database["delegations"]
 
     def in_time(self) -> AbstractContextManager[Any]:
         """Limits a whole block of commands to `operation`, from now on.

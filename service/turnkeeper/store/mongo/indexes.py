@@ -117,6 +117,12 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
     "audit_seals": (IndexModel([("tenant", ASCENDING), ("number", ASCENDING)], name="number"),),
     "audit_chains": (),
     "freezes": (),
+    "delegations": (
+        # Whose authority a delegate has; what a person has delegated. The database removes those that are over.
+        IndexModel([("tenant", ASCENDING), ("delegate", ASCENDING)], name="delegate"),
+        IndexModel([("tenant", ASCENDING), ("person", ASCENDING), ("delegate", ASCENDING)], name="person"),
+        IndexModel([("until", ASCENDING)], name="expiry", expireAfterSeconds=0),
+    ),
     "agents": (),
     "secrets": (),
     "replicas": (IndexModel([("at", ASCENDING)], name="forgotten", expireAfterSeconds=REPLICAS_KEPT_S),),

@@ -43,6 +43,11 @@ def of_freeze(tenant: str, agent: str) -> Document:
     return {"tenant": tenant, "agent": agent}
 
 
+def of_delegation(tenant: str, person: str, delegate: str) -> Document:
+    """Returns the `_id` of a delegation of authority."""
+    return {"tenant": tenant, "person": person, "delegate": delegate}
+
+
 def of_request(key: RequestKey) -> Document:
     """Returns the `_id` of a request's record."""
     return {

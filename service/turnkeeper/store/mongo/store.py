@@ -20,6 +20,7 @@ from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import DISCONNECT_S, Connection, RecordCall
 from turnkeeper.store.mongo.consistent_reads import ConsistentReads
+from turnkeeper.store.mongo.delegations import DelegationDocuments
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import ForkWrites
 from turnkeeper.store.mongo.late_results import LateResultWrites
@@ -65,6 +66,7 @@ class MongoStore(
     Previews,
     Audits,
     OperationDocuments,
+    DelegationDocuments,
 ):
     """Implements `Store` and `Retention` on a MongoDB replica set. Used on one event loop, from `open` to `close`."""
 

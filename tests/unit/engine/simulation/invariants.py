@@ -7,15 +7,8 @@ from typing import Any
 from tests.checker.compare import of_session
 from tests.memory_store.state import StoredSession
 from turnkeeper.domain.approval import ApprovalDecision, hash_with_late_result
-from turnkeeper.domain.event import (
-    ApprovalDecided,
-    ApprovalRequested,
-    MessageCompleted,
-    ToolCalled,
-    ToolStarted,
-    TurnCancelled,
-    TurnRetried,
-)
+from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalRequested
+from turnkeeper.domain.event import MessageCompleted, ToolCalled, ToolStarted, TurnCancelled, TurnRetried
 from turnkeeper.domain.history import History
 from turnkeeper.domain.message import FinishReason, Message, Role, text_of
 from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass

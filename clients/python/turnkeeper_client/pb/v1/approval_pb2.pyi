@@ -90,6 +90,8 @@ class Approval(_message.Message):
     MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
     LATE_RESULT_MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
     DECIDED_THROUGH_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
     APPROVERS_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
     RULE_TEXT_FIELD_NUMBER: _builtins.int
@@ -137,6 +139,8 @@ class Approval(_message.Message):
     """What was decided; unset before, and if no decision came."""
     decided_through: _builtins.str
     """The delegate through which the decider acted; empty without one."""
+    needed: _builtins.int
+    """How many more persons must approve before the call runs (kind OUTCOME: before it starts again); 0 unless PENDING."""
     rule: _builtins.str
     """What the rule that asks is called: its name, or its pattern; empty if the tool's class asks."""
     rule_text: _builtins.str
@@ -174,6 +178,10 @@ class Approval(_message.Message):
         """The same of `late_result_json`."""
 
     @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]:
+        """The votes on what is shown here, in order, one a person."""
+
+    @_builtins.property
     def approvers(self) -> _event_pb2.Approvers:
         """Who may decide."""
 
@@ -205,6 +213,8 @@ class Approval(_message.Message):
         mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
         late_result_mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
         decided_through: _builtins.str = ...,
+        votes: _abc.Iterable[Global___Vote] | None = ...,
+        needed: _builtins.int = ...,
         approvers: _event_pb2.Approvers | None = ...,
         rule: _builtins.str = ...,
         rule_text: _builtins.str = ...,
@@ -212,11 +222,59 @@ class Approval(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "note", b"note", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "needed", b"needed", "note", b"note", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class Vote(_message.Message):
+    """One person's decision on an approval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    THROUGH_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    person: _builtins.str
+    """Who voted: the principal, or the person for whom a delegate did."""
+    authority: _builtins.str
+    """The person whose authority counts: `person`, or who delegated it by DelegateApprovals. Neither counts twice."""
+    through: _builtins.str
+    """The delegate through which the person voted; empty without one."""
+    decision: _event_pb2.ApprovalDecision.ValueType
+    """What the person decided."""
+    reason: _builtins.str
+    """Why, in the person's words."""
+    sequence: _builtins.int
+    """The number of its `approval_voted` event."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When, by the replica's clock."""
+
+    def __init__(
+        self,
+        *,
+        person: _builtins.str = ...,
+        authority: _builtins.str = ...,
+        through: _builtins.str = ...,
+        decision: _event_pb2.ApprovalDecision.ValueType = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "authority", b"authority", "decision", b"decision", "person", b"person", "reason", b"reason", "sequence", b"sequence", "through", b"through"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Vote: _TypeAlias = Vote  # noqa: Y015
 
 @_typing.final
 class GetApprovalRequest(_message.Message):
@@ -515,12 +573,12 @@ class DecideApprovalResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The number of `approval_decided`."""
+    """The number of `approval_decided`; of the vote's `approval_voted` if it did not decide the approval."""
     cursor: _builtins.str
     """The place just before it."""
     @_builtins.property
     def approval(self) -> Global___Approval:
-        """The approval as it is now."""
+        """The approval as it is now; PENDING while more votes are needed."""
 
     def __init__(
         self,
@@ -536,6 +594,202 @@ class DecideApprovalResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideApprovalResponse: _TypeAlias = DecideApprovalResponse  # noqa: Y015
+
+@_typing.final
+class ApprovalDelegation(_message.Message):
+    """One person's authority to decide approvals, in the hands of another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    DELEGATE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    person: _builtins.str
+    """Who delegates."""
+    delegate: _builtins.str
+    """Who votes with that authority; needs the role approver at each vote."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, by the database's clock."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given, by the replica's clock."""
+
+    def __init__(
+        self,
+        *,
+        person: _builtins.str = ...,
+        delegate: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delegate", b"delegate", "person", b"person", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalDelegation: _TypeAlias = ApprovalDelegation  # noqa: Y015
+
+@_typing.final
+class DelegateApprovalsRequest(_message.Message):
+    """DelegateApprovals's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Required. The principal that gets the authority: another one of the caller's tenant, with the role approver."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Required. When it ends: at most 30 days from now."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DelegateApprovalsRequest: _TypeAlias = DelegateApprovalsRequest  # noqa: Y015
+
+@_typing.final
+class DelegateApprovalsResponse(_message.Message):
+    """DelegateApprovals's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELEGATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delegation(self) -> Global___ApprovalDelegation:
+        """The delegation as it is stored."""
+
+    def __init__(
+        self,
+        *,
+        delegation: Global___ApprovalDelegation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DelegateApprovalsResponse: _TypeAlias = DelegateApprovalsResponse  # noqa: Y015
+
+@_typing.final
+class ListApprovalDelegationsRequest(_message.Message):
+    """ListApprovalDelegations's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Only those that this principal has given or received; empty: all that the caller sees. An approver sees its own."""
+    page_size: _builtins.int
+    """At most 100; 0: 50."""
+    page_token: _builtins.str
+    """From the last response; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalDelegationsRequest: _TypeAlias = ListApprovalDelegationsRequest  # noqa: Y015
+
+@_typing.final
+class ListApprovalDelegationsResponse(_message.Message):
+    """ListApprovalDelegations's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELEGATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def delegations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApprovalDelegation]:
+        """At most `page_size`, by person and delegate."""
+
+    def __init__(
+        self,
+        *,
+        delegations: _abc.Iterable[Global___ApprovalDelegation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegations", b"delegations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalDelegationsResponse: _TypeAlias = ListApprovalDelegationsResponse  # noqa: Y015
+
+@_typing.final
+class RevokeApprovalDelegationRequest(_message.Message):
+    """RevokeApprovalDelegation's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Required. The delegate."""
+    person: _builtins.str
+    """Whose delegation; empty: the caller's own. Only the role operator may name another person."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        person: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeApprovalDelegationRequest: _TypeAlias = RevokeApprovalDelegationRequest  # noqa: Y015
+
+@_typing.final
+class RevokeApprovalDelegationResponse(_message.Message):
+    """RevokeApprovalDelegation's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_FIELD_NUMBER: _builtins.int
+    revoked: _builtins.bool
+    """True if there was such a delegation."""
+    def __init__(
+        self,
+        *,
+        revoked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked", b"revoked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeApprovalDelegationResponse: _TypeAlias = RevokeApprovalDelegationResponse  # noqa: Y015
 
 @_typing.final
 class BatchDecideApprovalsRequest(_message.Message):

@@ -65,6 +65,21 @@ class ApprovalServiceStub(object):
                 request_serializer=turnkeeper_dot_v1_dot_approval__pb2.BatchDecideApprovalsRequest.SerializeToString,
                 response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.BatchDecideApprovalsResponse.FromString,
                 _registered_method=True)
+        self.DelegateApprovals = channel.unary_unary(
+                '/turnkeeper.v1.ApprovalService/DelegateApprovals',
+                request_serializer=turnkeeper_dot_v1_dot_approval__pb2.DelegateApprovalsRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.DelegateApprovalsResponse.FromString,
+                _registered_method=True)
+        self.ListApprovalDelegations = channel.unary_unary(
+                '/turnkeeper.v1.ApprovalService/ListApprovalDelegations',
+                request_serializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalDelegationsRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalDelegationsResponse.FromString,
+                _registered_method=True)
+        self.RevokeApprovalDelegation = channel.unary_unary(
+                '/turnkeeper.v1.ApprovalService/RevokeApprovalDelegation',
+                request_serializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationResponse.FromString,
+                _registered_method=True)
 
 
 class ApprovalServiceServicer(object):
@@ -100,8 +115,12 @@ class ApprovalServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DecideApproval(self, request, context):
-        """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
-        the same principal again is OK.
+        """Votes on an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The approval is decided
+        once as many persons have voted as its rule asks for. The same vote by the same person again is OK.
+
+        While it is PENDING, a vote that lets the call run can be taken back by one that does not, and nothing else: that is
+        APPROVAL_ALREADY_PROCESSED, with one's own vote in the metadata. Who may not decide gets PERMISSION_DENIED, with who
+        may in the metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +128,30 @@ class ApprovalServiceServicer(object):
 
     def BatchDecideApprovals(self, request, context):
         """Decides many approvals, each by itself. Not implemented yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DelegateApprovals(self, request, context):
+        """Lends the caller's authority to decide approvals to another approver, for at most 30 days. Again: the new time holds.
+
+        The delegate votes in its own name. The vote counts for both of them, once in an approval. What was lent cannot be
+        lent on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovalDelegations(self, request, context):
+        """Lists the delegations in force that the caller has given or received; an operator or auditor: those of its tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeApprovalDelegation(self, request, context):
+        """Ends a delegation. Votes that were cast by it stay. Again is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +189,21 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     servicer.BatchDecideApprovals,
                     request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.BatchDecideApprovalsRequest.FromString,
                     response_serializer=turnkeeper_dot_v1_dot_approval__pb2.BatchDecideApprovalsResponse.SerializeToString,
+            ),
+            'DelegateApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.DelegateApprovals,
+                    request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.DelegateApprovalsRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_approval__pb2.DelegateApprovalsResponse.SerializeToString,
+            ),
+            'ListApprovalDelegations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovalDelegations,
+                    request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalDelegationsRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalDelegationsResponse.SerializeToString,
+            ),
+            'RevokeApprovalDelegation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeApprovalDelegation,
+                    request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +369,87 @@ class ApprovalService(object):
             '/turnkeeper.v1.ApprovalService/BatchDecideApprovals',
             turnkeeper_dot_v1_dot_approval__pb2.BatchDecideApprovalsRequest.SerializeToString,
             turnkeeper_dot_v1_dot_approval__pb2.BatchDecideApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DelegateApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.ApprovalService/DelegateApprovals',
+            turnkeeper_dot_v1_dot_approval__pb2.DelegateApprovalsRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_approval__pb2.DelegateApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovalDelegations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.ApprovalService/ListApprovalDelegations',
+            turnkeeper_dot_v1_dot_approval__pb2.ListApprovalDelegationsRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_approval__pb2.ListApprovalDelegationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeApprovalDelegation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.ApprovalService/RevokeApprovalDelegation',
+            turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationResponse.FromString,
             options,
             channel_credentials,
             insecure,

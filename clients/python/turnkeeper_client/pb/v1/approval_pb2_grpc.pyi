@@ -42,11 +42,25 @@ class ApprovalServiceStub:
     WatchApprovals: _grpc.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
     """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
     DecideApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]
-    """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
-    the same principal again is OK.
+    """Votes on an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The approval is decided
+    once as many persons have voted as its rule asks for. The same vote by the same person again is OK.
+
+    While it is PENDING, a vote that lets the call run can be taken back by one that does not, and nothing else: that is
+    APPROVAL_ALREADY_PROCESSED, with one's own vote in the metadata. Who may not decide gets PERMISSION_DENIED, with who
+    may in the metadata.
     """
     BatchDecideApprovals: _grpc.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]
     """Decides many approvals, each by itself. Not implemented yet."""
+    DelegateApprovals: _grpc.UnaryUnaryMultiCallable[_approval_pb2.DelegateApprovalsRequest, _approval_pb2.DelegateApprovalsResponse]
+    """Lends the caller's authority to decide approvals to another approver, for at most 30 days. Again: the new time holds.
+
+    The delegate votes in its own name. The vote counts for both of them, once in an approval. What was lent cannot be
+    lent on.
+    """
+    ListApprovalDelegations: _grpc.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalDelegationsRequest, _approval_pb2.ListApprovalDelegationsResponse]
+    """Lists the delegations in force that the caller has given or received; an operator or auditor: those of its tenant."""
+    RevokeApprovalDelegation: _grpc.UnaryUnaryMultiCallable[_approval_pb2.RevokeApprovalDelegationRequest, _approval_pb2.RevokeApprovalDelegationResponse]
+    """Ends a delegation. Votes that were cast by it stay. Again is OK."""
 
 @_typing.type_check_only
 class ApprovalServiceAsyncStub(ApprovalServiceStub):
@@ -62,11 +76,25 @@ class ApprovalServiceAsyncStub(ApprovalServiceStub):
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]  # type: ignore[assignment]
     """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]  # type: ignore[assignment]
-    """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
-    the same principal again is OK.
+    """Votes on an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The approval is decided
+    once as many persons have voted as its rule asks for. The same vote by the same person again is OK.
+
+    While it is PENDING, a vote that lets the call run can be taken back by one that does not, and nothing else: that is
+    APPROVAL_ALREADY_PROCESSED, with one's own vote in the metadata. Who may not decide gets PERMISSION_DENIED, with who
+    may in the metadata.
     """
     BatchDecideApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]  # type: ignore[assignment]
     """Decides many approvals, each by itself. Not implemented yet."""
+    DelegateApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.DelegateApprovalsRequest, _approval_pb2.DelegateApprovalsResponse]  # type: ignore[assignment]
+    """Lends the caller's authority to decide approvals to another approver, for at most 30 days. Again: the new time holds.
+
+    The delegate votes in its own name. The vote counts for both of them, once in an approval. What was lent cannot be
+    lent on.
+    """
+    ListApprovalDelegations: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalDelegationsRequest, _approval_pb2.ListApprovalDelegationsResponse]  # type: ignore[assignment]
+    """Lists the delegations in force that the caller has given or received; an operator or auditor: those of its tenant."""
+    RevokeApprovalDelegation: _aio.UnaryUnaryMultiCallable[_approval_pb2.RevokeApprovalDelegationRequest, _approval_pb2.RevokeApprovalDelegationResponse]  # type: ignore[assignment]
+    """Ends a delegation. Votes that were cast by it stay. Again is OK."""
 
 class ApprovalServiceServicer:
     """Approvals: questions about one tool call that a person decides."""
@@ -104,8 +132,12 @@ class ApprovalServiceServicer:
         request: _approval_pb2.DecideApprovalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_approval_pb2.DecideApprovalResponse, _abc.Awaitable[_approval_pb2.DecideApprovalResponse]]:
-        """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
-        the same principal again is OK.
+        """Votes on an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The approval is decided
+        once as many persons have voted as its rule asks for. The same vote by the same person again is OK.
+
+        While it is PENDING, a vote that lets the call run can be taken back by one that does not, and nothing else: that is
+        APPROVAL_ALREADY_PROCESSED, with one's own vote in the metadata. Who may not decide gets PERMISSION_DENIED, with who
+        may in the metadata.
         """
 
     def BatchDecideApprovals(
@@ -114,5 +146,30 @@ class ApprovalServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_approval_pb2.BatchDecideApprovalsResponse, _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]]:
         """Decides many approvals, each by itself. Not implemented yet."""
+
+    def DelegateApprovals(
+        self,
+        request: _approval_pb2.DelegateApprovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.DelegateApprovalsResponse, _abc.Awaitable[_approval_pb2.DelegateApprovalsResponse]]:
+        """Lends the caller's authority to decide approvals to another approver, for at most 30 days. Again: the new time holds.
+
+        The delegate votes in its own name. The vote counts for both of them, once in an approval. What was lent cannot be
+        lent on.
+        """
+
+    def ListApprovalDelegations(
+        self,
+        request: _approval_pb2.ListApprovalDelegationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.ListApprovalDelegationsResponse, _abc.Awaitable[_approval_pb2.ListApprovalDelegationsResponse]]:
+        """Lists the delegations in force that the caller has given or received; an operator or auditor: those of its tenant."""
+
+    def RevokeApprovalDelegation(
+        self,
+        request: _approval_pb2.RevokeApprovalDelegationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_approval_pb2.RevokeApprovalDelegationResponse, _abc.Awaitable[_approval_pb2.RevokeApprovalDelegationResponse]]:
+        """Ends a delegation. Votes that were cast by it stay. Again is OK."""
 
 def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

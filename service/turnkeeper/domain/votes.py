@@ -1,0 +1,284 @@
+"""Votes: who may decide an approval, and when the votes are enough."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from turnkeeper.domain.approval import (
+    ANSWERS,
+    Answer,
+    Approval,
+    ApprovalDecision,
+    ApprovalState,
+    Mandate,
+    Vote,
+)
+from turnkeeper.domain.newer_version import is_unspecified, newer_version_needed
+from turnkeeper.errors import (
+    ApprovalAlreadyProcessed,
+    ArgumentsHashMismatch,
+    InvalidRequest,
+    PermissionDenied,
+)
+
+LETS_RUN: Final = frozenset({ApprovalDecision.APPROVE, ApprovalDecision.RETRY})
+"""The decisions by which a call runs. They need as many persons as the rule states."""
+_BY_ONE: Final = frozenset({ApprovalDecision.MARK_DONE, ApprovalDecision.GIVE_UP})
+"""The decisions that one person makes."""
+_NAMED: Final = 500
+"""Characters of the groups, and of the principals, that a refusal names at most."""
+
+_WITHDRAWN = {
+    False: "The approval was withdrawn: its turn was cancelled, or its session ended.",
+    True: "The approval was withdrawn: the arguments were edited, and replaced_by names the approval of that round.",
+}
+
+
+class Ineligible(StrEnum):
+    """Why a person may not decide an approval; the metadata `why` of the refusal."""
+
+    REQUESTER = "requester"
+    """The person caused the call."""
+    NOT_NAMED = "not_named"
+    """The rule names others."""
+    DELEGATE = "delegate"
+    """The rule asks for the person's own call, and a delegate made it."""
+
+
+_REASONS: Final[Mapping[Ineligible, str]] = {
+    Ineligible.REQUESTER: "Who caused the call cannot decide on it.",
+    Ineligible.NOT_NAMED: "The rule that asks names others.",
+    Ineligible.DELEGATE: "The rule that asks takes no decision that a delegate makes on behalf of a person.",
+}
+
+
+def cast(
+    approval: Approval, answer: Answer, *, causers: frozenset[str] = frozenset(), at: datetime, sequence: int
+) -> Approval:
+    """Returns the approval with the answer as a vote: decided if the votes are enough, else PENDING.
+
+    Returns this same approval if the person repeats a vote. `causers` are the people who caused the call; `sequence` is
+    the number of the vote's event. The answer's edited arguments are left out of it.
+
+    Raises ApprovalAlreadyProcessed if the approval is not pending or the person has voted otherwise, PermissionDenied
+    if the person may not decide it. Raises ArgumentsHashMismatch if the person saw other arguments, ServiceUnavailable
+    for a kind or state that only a newer version knows. Raises InvalidRequest if this kind does not allow the decision,
+    and for MARK_DONE without a result unless there is a late one. The caller checks first that the
+    approval has not expired: only the database's clock decides that.
+    """
+    if approval.state is not ApprovalState.PENDING:
+        return repeated(approval, answer)
+    _check_kind(approval, answer)
+    earlier = approval.vote_of(answer.by)
+    if earlier is not None and _is_same(earlier, answer):
+        return approval
+    authority = _authority(approval, answer, causers)
+    _check_content(approval, answer)
+    taken_back = [vote for vote in approval.counted_votes if _takes_back(vote, answer)]
+    if standing := [vote for vote in _overlapping(approval, answer, authority) if vote not in taken_back]:
+        raise already_voted(approval, answer, standing[0])
+    vote = Vote(
+        person=answer.by,
+        authority=authority,
+        through=answer.through,
+        decision=answer.decision,
+        arguments_hash=answer.arguments_hash,
+        at=at,
+        reason=answer.reason,
+        sequence=sequence,
+    )
+    kept = (vote for vote in approval.counted_votes if vote not in taken_back)
+    voted = replace(approval, votes=(*kept, vote))
+    if answer.identified and count(voted, answer.decision) < needed(voted, answer.decision):
+        return voted
+    return replace(
+        voted,
+        state=ANSWERS[approval.kind][answer.decision],
+        decision=answer.decision,
+        decided_by=answer.by,
+        decided_through=answer.through,
+        reason=answer.reason,
+        decide_time=at,
+        result_json=answer.result_json,
+    )
+
+
+def count(approval: Approval, decision: ApprovalDecision) -> int:
+    """Returns how many distinct persons made this decision on what the approval shows now.
+
+    Neither who decided nor whose authority it was counts twice.
+    """
+    votes = [vote for vote in approval.counted_votes if vote.decision is decision]
+    return min(len({vote.person for vote in votes}), len({vote.authority for vote in votes}))
+
+
+def needed(approval: Approval, decision: ApprovalDecision) -> int:
+    """Returns how many distinct persons must make this decision until it is the approval's."""
+    approvers = approval.approvers
+    if decision in _BY_ONE:
+        return 1
+    if decision in LETS_RUN:
+        return approvers.k
+    return 1 if approvers.veto else approvers.reject_at or approvers.k
+
+
+def missing(approval: Approval) -> int:
+    """Returns how many more persons must let the call run; 0 once the approval is no longer PENDING."""
+    if approval.state is not ApprovalState.PENDING:
+        return 0
+    running = next((decision for decision in ANSWERS.get(approval.kind, ()) if decision in LETS_RUN), None)
+    return 0 if running is None else max(0, needed(approval, running) - count(approval, running))
+
+
+def sequence_of(approval: Approval, person: str) -> int:
+    """Returns the number of the event that a person's decision led to: the approval's own if that vote decided it."""
+    vote = approval.vote_of(person)
+    decided = approval.decision is not None and approval.decided_by == person
+    return approval.sequence if decided or vote is None else vote.sequence
+
+
+def check_eligible(approval: Approval, answer: Answer, *, causers: frozenset[str]) -> None:
+    """Raises PermissionDenied if the person of the answer may not decide the approval."""
+    _authority(approval, answer, causers)
+
+
+def _authority(approval: Approval, answer: Answer, causers: frozenset[str]) -> str:
+    """Returns the person whose authority the answer has: the decider's own if it can be, else a delegated one.
+
+    Raises PermissionDenied if there is none.
+    """
+    if not answer.identified:
+        return answer.by
+    excluded = causers if approval.approvers.exclude_requester else frozenset[str]()
+    if answer.by in excluded:
+        raise _ineligible(approval, Ineligible.REQUESTER)
+    if approval.approvers.direct and answer.through:
+        raise _ineligible(approval, Ineligible.DELEGATE)
+    own = Mandate(person=answer.by, groups=answer.groups)
+    lent = [mandate for mandate in answer.mandates if mandate.person not in excluded]
+    approvers = approval.approvers
+    named = [mandate.person for mandate in (own, *lent) if approvers.name(mandate.person, mandate.groups)]
+    if not named:
+        raise _ineligible(approval, Ineligible.NOT_NAMED)
+    free = (person for person in named if not _overlapping(approval, answer, person))
+    return next(free, named[0])
+
+
+def _overlapping(approval: Approval, answer: Answer, authority: str) -> list[Vote]:
+    """Returns the votes that count for the decider, or for the person whose authority it would be."""
+    people = {answer.by, authority}
+    return [vote for vote in approval.counted_votes if not people.isdisjoint(vote.people)]
+
+
+def _is_same(vote: Vote, answer: Answer) -> bool:
+    return (vote.decision, vote.arguments_hash) == (answer.decision, answer.arguments_hash)
+
+
+def _takes_back(vote: Vote, answer: Answer) -> bool:
+    """Returns True if the answer replaces the vote: a person takes back what lets the call run.
+
+    A person's own word goes before that of a delegate who voted with the person's authority.
+    """
+    return vote.decision in LETS_RUN and answer.decision not in LETS_RUN and answer.by in vote.people
+
+
+def _check_kind(approval: Approval, answer: Answer) -> None:
+    if is_unspecified(approval.kind) or is_unspecified(approval.state):
+        raise newer_version_needed(session_id=approval.session_id)
+    if answer.decision not in ANSWERS[approval.kind]:
+        allowed = _alternatives(ANSWERS[approval.kind])
+        message = f"An approval of kind {approval.kind} takes {allowed}."
+        raise InvalidRequest(message, fields={"decision": f"must be {allowed}"})
+
+
+def _check_content(approval: Approval, answer: Answer) -> None:
+    if answer.arguments_hash != approval.arguments_hash:
+        raise ArgumentsHashMismatch(
+            session_id=approval.session_id,
+            turn_id=approval.turn_id,
+            metadata={"approval_id": approval.id, "arguments_hash": approval.arguments_hash},
+        )
+    if answer.decision is ApprovalDecision.MARK_DONE and not (answer.result_json or approval.late_result_json):
+        problem = "is required with MARK_DONE, because the tool has not returned late"
+        raise InvalidRequest(f"The request is not valid: result_json {problem}.", fields={"result_json": problem})
+
+
+def repeated(approval: Approval, answer: Answer) -> Approval:
+    """Returns an approval that is no longer PENDING if the answer repeats a vote on it.
+
+    Raises ApprovalAlreadyProcessed otherwise, and as `cast` for a decision that the approval's kind does not allow.
+    """
+    _check_kind(approval, answer)
+    decided = (approval.decision, approval.decided_by, approval.arguments_hash, approval.result_json)
+    if decided == (answer.decision, answer.by, answer.arguments_hash, answer.result_json):
+        return approval
+    vote = approval.vote_of(answer.by)
+    is_other_decider = approval.decision is not None and approval.decided_by != answer.by
+    if vote is not None and is_other_decider and _is_same(vote, answer):
+        return approval
+    withdrawn = approval.state is ApprovalState.WITHDRAWN
+    raise ApprovalAlreadyProcessed(
+        _WITHDRAWN[bool(approval.replaced_by)] if withdrawn else "",
+        session_id=approval.session_id,
+        turn_id=approval.turn_id,
+        metadata=approval.outcome | (_own(vote) if vote is not None else {}),
+    )
+
+
+def already_voted(approval: Approval, answer: Answer, vote: Vote) -> ApprovalAlreadyProcessed:
+    """Returns the refusal of an answer that an earlier vote stands against."""
+    if vote.person == answer.by:
+        message = "You have voted on this approval already; what lets a call run can be taken back, nothing else."
+        own = _own(vote)
+    else:
+        message = "Another vote counts for the same person: nobody counts twice in an approval."
+        own = {"vote": vote.decision.value, "voted_by": vote.person, "authority": vote.authority}
+    return ApprovalAlreadyProcessed(
+        message,
+        session_id=approval.session_id,
+        turn_id=approval.turn_id,
+        metadata={"state": approval.state.value, "approval_id": approval.id, **own},
+    )
+
+
+def _own(vote: Vote) -> dict[str, str]:
+    return {"your_vote": vote.decision.value, "your_vote_sequence": str(vote.sequence)}
+
+
+def _ineligible(approval: Approval, why: Ineligible) -> PermissionDenied:
+    """Returns the refusal of a person who may not decide. It names who may, and how many it takes."""
+    approvers = approval.approvers
+    groups, principals = _listed(approvers.groups), _listed(approvers.principals)
+    people = [
+        *([f"members of {groups}"] if groups else []),
+        *([principals] if principals else []),
+    ]
+    who = " or ".join(people) or "any approver"
+    others = ", not who caused the call" if approvers.exclude_requester else ""
+    metadata = {
+        "approval_id": approval.id,
+        "why": why.value,
+        "groups": groups,
+        "principals": principals,
+        "needed": str(approvers.k),
+        "missing": str(missing(approval)),
+    }
+    return PermissionDenied(
+        f"{_REASONS[why]} Needed: {approvers.k} of {who}{others}.",
+        session_id=approval.session_id,
+        turn_id=approval.turn_id,
+        metadata={name: value for name, value in metadata.items() if value},
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    text = ", ".join(sorted(names))
+    return text if len(text) <= _NAMED else f"{text[:_NAMED]}…"
+
+
+def _alternatives(decisions: Iterable[ApprovalDecision]) -> str:
+    """Returns "A, B or C"."""
+    *first, last = (decision.value for decision in decisions)
+    return f"{', '.join(first)} or {last}"
