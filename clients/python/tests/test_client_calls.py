@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
@@ -224,6 +224,28 @@ async def test_the_answers_about_an_unknown_outcome() -> None:
             (event_pb2.APPROVAL_DECISION_MARK_DONE, "{}", ""),
             (event_pb2.APPROVAL_DECISION_GIVE_UP, "", "gone"),
         ]
+
+
+async def test_authority_is_lent_listed_and_taken_back() -> None:
+    lent = approval_pb2.ApprovalDelegation(person="eve", delegate="sue")
+    until = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    async with stage() as on:
+        on.script.answers += [
+            approval_pb2.DelegateApprovalsResponse(delegation=lent),
+            approval_pb2.ListApprovalDelegationsResponse(delegations=[lent], next_page_token="2"),
+            approval_pb2.ListApprovalDelegationsResponse(delegations=[lent]),
+            approval_pb2.RevokeApprovalDelegationResponse(revoked=True),
+        ]
+        approvals = on.client.approvals
+        assert await approvals.delegate("sue", until=until) == lent
+        assert [delegation async for delegation in approvals.delegations("sue")] == [lent, lent]
+        assert await approvals.revoke_delegation("sue", person="eve")
+        with pytest.raises(ValueError, match="until needs a time zone"):
+            await approvals.delegate("sue", until=datetime(2026, 1, 2))  # noqa: DTZ001 - what is refused
+        first, listed, page, last = on.script.requests
+        assert (first.principal, first.until.ToDatetime(tzinfo=UTC)) == ("sue", until)
+        assert (listed.principal, page.page_token) == ("sue", "2")
+        assert (last.principal, last.person) == ("sue", "eve")
 
 
 async def test_turns_and_ends() -> None:

@@ -26,7 +26,7 @@ class Approvers:
     """False: a decision cannot be remembered for later calls."""
 
     def name(self, person: str, groups: frozenset[str]) -> bool:
-        """Returns True if they name the person, or one of the person's groups, or nobody at all."""
+        """Returns True if they name the person, or one of the person's groups, or none of either."""
         if not self.groups and not self.principals:
             return True
         return person in self.principals or not groups.isdisjoint(self.groups)

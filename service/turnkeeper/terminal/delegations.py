@@ -51,7 +51,7 @@ async def list_delegations(
     if terminal.json:
         terminal.output.show_json(response)
     elif not response.delegations:
-        terminal.output.show("Nobody decides in another one's place.")
+        terminal.output.show("No authority is lent.")
     else:
         rows = [_row(delegation) for delegation in response.delegations]
         terminal.output.show_table(["DELEGATE", "IN THE PLACE OF", "UNTIL", "LEFT"], rows)

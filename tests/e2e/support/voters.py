@@ -103,19 +103,21 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving_voters(mongo_uri: str, database: str, folder: Path) -> AsyncIterator[Served]:
-    """Starts REPLICAS servers with the agents and the people above."""
+async def serving_voters(
+    mongo_uri: str, database: str, folder: Path, *, replicas: int = REPLICAS
+) -> AsyncIterator[Served]:
+    """Starts servers with the agents and the people above."""
     settings = settings_of(folder, ROWS)
     (folder / "agents.toml").write_text(AGENTS)
     async with contextlib.AsyncExitStack() as stack:
         model = await stack.enter_async_context(harness.scripted(SCRIPT))
-        replicas = [
+        servers = [
             await stack.enter_async_context(
                 harness.serving(mongo_uri, database, model, agents=folder / "agents.toml", **settings)
             )
-            for _ in range(REPLICAS)
+            for _ in range(replicas)
         ]
-        yield Served(mongo_uri, database, [replica.address for replica in replicas], stack)
+        yield Served(mongo_uri, database, [server.address for server in servers], stack)
 
 
 async def delegate(stubs: Any, name: str, *, days: float = 1) -> None:
