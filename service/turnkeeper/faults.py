@@ -56,6 +56,11 @@ def fault(name: str) -> None:
         _strike(name)
 
 
+def is_armed(name: str) -> bool:
+    """Returns True if a test armed the fault point, and it has not struck yet."""
+    return name in _armed
+
+
 def arm(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Arms the points that the variable names, and returns their names. Raises ValueError for an unknown one."""
     _armed.clear()

@@ -19,10 +19,12 @@ class Recorder(monitoring.CommandListener):
         self._database = database
         self._recording = False
         self.commands: list[Command] = []
+        self.answered: list[str] = []
+        """Names of the commands that were answered, or not done, while it recorded."""
 
     @contextmanager
     def recording(self) -> Iterator[list[Command]]:
-        self._recording, self.commands = True, []
+        self._recording, self.commands, self.answered = True, [], []
         try:
             yield self.commands
         finally:
@@ -33,10 +35,14 @@ class Recorder(monitoring.CommandListener):
             self.commands.append(dict(event.command))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        pass
+        self._answered(event)
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        pass
+        self._answered(event)
+
+    def _answered(self, event: monitoring.CommandSucceededEvent | monitoring.CommandFailedEvent) -> None:
+        if self._recording and event.database_name in (self._database, "admin"):
+            self.answered.append(event.command_name)
 
 
 def name_of(command: Command) -> str:

@@ -1,4 +1,4 @@
-"""Collects the writes of one transaction, and sends them in one thread, one command after the other.
+"""Collects the writes of one transaction, and sends them in one thread.
 
 A statement that does not find its document stops the transaction, unless its method allows that.
 """
@@ -6,16 +6,19 @@ A statement that does not find its document stops the transaction, unless its me
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from pymongo.errors import DocumentTooLarge, PyMongoError, ServerSelectionTimeoutError, WriteError
 
-from turnkeeper.faults import fault
+from turnkeeper.faults import fault, is_armed
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.next_schema import stamped
+from turnkeeper.store.mongo.transactions.pipeline import exchange
 
 DUPLICATE_KEY: Final = 11000
 """MongoDB's code of an error by a unique index."""
+AFTER_FIRST: Final = "step.after_first_write"
+"""A fault point. While it is armed, the first command is sent by itself."""
 MAX_STATEMENTS: Final = 100
 """Statements of one command, at most. One that is still too large for the driver is sent in parts."""
 
@@ -57,6 +60,35 @@ class _Statements:
     """The writer of each statement; see `Writes.of`."""
     counted: bool = True
     """Each statement must find its document."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """Statements of a group that are sent as one command."""
+
+    group: _Statements
+    part: range
+
+    def document(self) -> Document:
+        statements = self.group.statements[self.part.start : self.part.stop]
+        return {self.group.verb: self.group.collection, _VERBS[self.group.verb]: statements}
+
+    def halves(self) -> Sequence["_Command"]:
+        middle = len(self.part) // 2
+        return [_Command(self.group, half) for half in (self.part[:middle], self.part[middle:])] if middle else []
+
+    def is_done(self, reply: Document) -> bool:
+        return not reply.get("writeErrors") and (not self.group.counted or reply["n"] == len(self.part))
+
+    def check(self, reply: Document) -> None:
+        """Raises TransactionStopped if a document was not found or exists already, WriteError for other errors."""
+        if self.is_done(reply):
+            return
+        if errors := reply.get("writeErrors"):
+            if errors[0]["code"] == DUPLICATE_KEY:
+                raise TransactionStopped(Obstacle.MISS, self.group.writers[self.part.start + errors[0]["index"]])
+            raise WriteError("", errors[0]["code"])
+        raise TransactionStopped(Obstacle.MISS)
 
 
 class Writes:
@@ -110,21 +142,23 @@ class Writes:
         Raises TransactionStopped if a write did not find its document or hit a duplicate key, PyMongoError if a command
         failed.
         """
-        for number, (group, first) in enumerate(self._commands()):
-            self._send(connection, session, group, range(first, min(first + MAX_STATEMENTS, len(group.statements))))
-            if number == 0:
-                self.pass_fault_point("step.after_first_write")
+        commands = list(self._commands())
+        if self._has_fault_points and is_armed(AFTER_FIRST):
+            self._exchange(connection, session, commands[:1])  # so that the rest is not written yet
+            fault(AFTER_FIRST)
+            commands = commands[1:]
+        self._exchange(connection, session, commands)
 
     def pass_fault_point(self, name: str) -> None:
         """Passes a fault point if the transaction has them."""
         if self._has_fault_points:
             fault(name)
 
-    def _commands(self) -> Iterator[tuple[_Statements, int]]:
-        """Yields, for each command, its statements' group and the position of the first one in it."""
+    def _commands(self) -> Iterator["_Command"]:
         for group in self._groups.values():
-            for first in range(0, len(group.statements), MAX_STATEMENTS):
-                yield group, first
+            places = range(len(group.statements))
+            for first in places[::MAX_STATEMENTS]:
+                yield _Command(group, places[first : first + MAX_STATEMENTS])
 
     def _add(self, verb: str, collection: str, statement: Document, *, counted: bool = True) -> None:
         key = (verb, collection, counted)
@@ -137,28 +171,13 @@ class Writes:
     def _stamped(self, fields: Document) -> Document:
         return stamped(fields, schema=self._schema)
 
-    def _send(self, connection: Connection, session: ClientSession, group: _Statements, part: range) -> None:
-        """Sends a part of a group's statements as one command, or as several if it is too large; raises as `send`."""
-        statements = group.statements[part.start : part.stop]
-        database: Any = connection.database.delegate
+    def _exchange(self, connection: Connection, session: ClientSession, commands: Sequence["_Command"]) -> None:
+        """Sends commands together; raises as `send`."""
         try:
-            reply: Document = database.command(
-                {group.verb: group.collection, _VERBS[group.verb]: statements}, session=session.delegate
-            )
-        except DocumentTooLarge:  # of the driver, before it has sent anything
-            if len(part) == 1:
-                raise
-            middle = part.start + len(part) // 2
-            self._send(connection, session, group, range(part.start, middle))
-            self._send(connection, session, group, range(middle, part.stop))
-            return
+            answered = exchange(connection, session, commands)
         except PyMongoError as error:
-            self.was_sent |= not isinstance(error, ServerSelectionTimeoutError)
+            self.was_sent |= not isinstance(error, (ServerSelectionTimeoutError, DocumentTooLarge))
             raise
         self.was_sent = True
-        if errors := reply.get("writeErrors"):
-            if errors[0]["code"] == DUPLICATE_KEY:
-                raise TransactionStopped(Obstacle.MISS, group.writers[part.start + errors[0]["index"]])
-            raise WriteError("", errors[0]["code"])
-        if group.counted and reply["n"] != len(statements):
-            raise TransactionStopped(Obstacle.MISS)
+        for command, reply in answered:
+            command.check(reply)

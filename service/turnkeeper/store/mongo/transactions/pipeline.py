@@ -1,0 +1,183 @@
+"""Sends the commands of a transaction together, and reads their replies afterwards.
+
+The database works on the commands of one connection one after the other. If each is only sent once the one before is
+answered, each costs a round trip, and a switch of threads here and there.
+
+The driver promises no call for that: some of what is used of it here is private. A version of the driver that lacks
+any of it is given one command after the other.
+"""
+# ruff: noqa: SLF001
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
+
+from bson.codec_options import DEFAULT_CODEC_OPTIONS
+from pymongo import _telemetry, helpers_shared, message
+from pymongo.errors import DocumentTooLarge
+from pymongo.read_preferences import ReadPreference
+from pymongo.synchronous import client_session, mongo_client, pool
+
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document
+
+PRIVATE: Final[Sequence[tuple[object, str]]] = (
+    (_telemetry, "_CommandTelemetry"),
+    (helpers_shared, "_check_command_response"),
+    (message, "_COMMAND_OVERHEAD"),
+    (message, "_op_msg"),
+    (pool.Connection, "add_server_api"),
+    (pool.Connection, "apply_timeout"),
+    (pool.Connection, "close_conn"),
+    (pool.Connection, "receive_message"),
+    (pool.Connection, "send_cluster_time"),
+    (pool.Connection, "send_message"),
+    (client_session.ClientSession, "_apply_to"),
+    (client_session.ClientSession, "in_transaction"),
+    (mongo_client.MongoClient, "_conn_for_writes"),
+    (mongo_client.MongoClient, "_process_response"),
+)
+"""What is used of the driver that it does not promise: owners and names."""
+CAN_SEND_TOGETHER: Final = all(hasattr(owner, name) for owner, name in PRIVATE)
+"""This version of the driver has all of it."""
+_SHARED: Final = ("lsid", "txnNumber", "autocommit", "maxTimeMS")
+"""Fields of a transaction's first command that the others have as well."""
+
+
+class Command(Protocol):
+    """A command of a transaction."""
+
+    def document(self) -> Document:
+        """Returns the command, with its name as the first field."""
+        ...
+
+    def halves(self) -> Sequence[Self]:
+        """Returns two commands that do the same together. Empty if there are none."""
+        ...
+
+    def is_done(self, reply: Document) -> bool:
+        """Returns True if the reply shows that the command did all that it should."""
+        ...
+
+
+C = TypeVar("C", bound=Command)
+
+
+def exchange(connection: Connection, session: ClientSession, commands: Iterable[C]) -> Sequence[tuple[C, Document]]:
+    """Sends the commands, blocking this thread. Returns their replies, up to the first that is not done.
+
+    Those after that one may have reached the database, so the transaction must be aborted. A command that is too large
+    for the driver is sent in parts. Raises PyMongoError if one is refused, and DocumentTooLarge before any was sent.
+    """
+    if CAN_SEND_TOGETHER:
+        return _Together(connection, session).of(commands)
+    answered: list[tuple[C, Document]] = []
+    for command in commands:
+        for part, reply in _one_by_one(connection, session, command):
+            answered.append((part, reply))
+            if not part.is_done(reply):
+                return answered
+    return answered
+
+
+def _one_by_one(connection: Connection, session: ClientSession, command: C) -> Iterator[tuple[C, Document]]:
+    database: Any = connection.database.delegate
+    try:
+        yield command, database.command(command.document(), session=session.delegate)
+    except DocumentTooLarge:  # of the driver, before it has sent anything
+        if not (halves := command.halves()):
+            raise
+        for half in halves:
+            yield from _one_by_one(connection, session, half)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request(Generic[C]):
+    """A command as it is sent."""
+
+    command: C
+    name: str
+    number: int
+    content: bytes
+    largest: int
+    """Bytes of its largest document."""
+    telemetry: Any
+
+
+class _Together:
+    """Sends commands of one transaction together."""
+
+    def __init__(self, connection: Connection, session: ClientSession) -> None:
+        self._client: Any = connection.client.delegate
+        self._session: Any = session.delegate
+        self._database = connection.database.name
+
+    def of(self, commands: Iterable[C]) -> Sequence[tuple[C, Document]]:
+        """Sends the commands and returns their replies, as `exchange` does."""
+        answered: list[tuple[C, Document]] = []
+        with self._client._conn_for_writes(self._session, "transaction") as conn:
+            requests = self._requests(conn, commands)
+            if not requests:
+                return answered
+            self._session._transaction.set_in_progress()
+            conn.send_message(
+                b"".join(request.content for request in requests), max(request.largest for request in requests)
+            )
+            for request, reply in zip(requests, self._replies(conn, requests), strict=True):
+                helpers_shared._check_command_response(reply, conn.max_wire_version)
+                answered.append((request.command, reply))
+                if not request.command.is_done(reply):
+                    break
+        return answered
+
+    def _requests(self, conn: Any, commands: Iterable[C]) -> Sequence[_Request[C]]:
+        """Returns the commands as they are sent. All have the transaction and the time limit of the first one."""
+        requests: list[_Request[C]] = []
+        shared: Document | None = None
+        left = deque(commands)
+        while left:
+            command = left.popleft()
+            document = command.document()
+            if shared is None:
+                self._session._apply_to(document, False, ReadPreference.PRIMARY, conn)
+                conn.send_cluster_time(document, self._session, self._client)
+                conn.apply_timeout(document)
+                shared = {name: document[name] for name in _SHARED if name in document}
+            else:
+                document |= shared
+            conn.add_server_api(document)
+            number, content, size, largest = message._op_msg(
+                0, document, self._database, ReadPreference.PRIMARY, DEFAULT_CODEC_OPTIONS, ctx=conn.compression_context
+            )
+            if size > conn.max_bson_size + message._COMMAND_OVERHEAD:
+                if not (halves := command.halves()):
+                    raise DocumentTooLarge(f"a document of {size} bytes")
+                left.extendleft(reversed(halves))
+                if not requests:
+                    shared = None
+                continue
+            telemetry = _telemetry._CommandTelemetry(
+                self._client._topology_id, conn, conn.listeners, document, self._database, number, None
+            )
+            telemetry.started(document, ensure_db=False)
+            requests.append(_Request(command, next(iter(document)), number, content, largest, telemetry))
+        return requests
+
+    def _replies(self, conn: Any, requests: Sequence[_Request[Any]]) -> Sequence[Document]:
+        """Returns all replies. If one does not come, the connection is closed: it must not be used again."""
+        replies: list[Document] = []
+        try:
+            for request in requests:
+                reply = conn.receive_message(request.number)
+                replies.append(reply.unpack_response(codec_options=DEFAULT_CODEC_OPTIONS)[0])
+                if replies[-1].get("ok"):
+                    request.telemetry.succeeded(replies[-1], request.name, False)
+                else:
+                    request.telemetry.failed(replies[-1], request.name, True)
+        except BaseException:
+            conn.close_conn("error")
+            raise
+        finally:
+            if replies:
+                self._client._process_response(replies[-1], self._session)
+        return replies

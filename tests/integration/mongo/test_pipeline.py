@@ -1,0 +1,136 @@
+"""The commands of a transaction are sent together, and a driver that cannot do that gets one after the other."""
+
+import asyncio
+from functools import partial
+
+import pytest
+from bson.errors import InvalidBSON
+from pymongo.message import _OpMsg
+
+from tests.builders import a_turn, an_event
+from tests.contracts.stores import a_changeset, begin, head_of
+from tests.integration.mongo.batches import HELD_MS, assert_stored, next_changeset, until_sent
+from tests.integration.mongo.commands import Recorder, name_of
+from tests.integration.mongo.conftest import FailPoint, NewStore
+from turnkeeper.store.changeset import Conflict
+from turnkeeper.store.mongo.client import ClientSession, Document
+from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.mongo.transactions import pipeline
+from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
+
+
+@pytest.fixture(params=["together", "one by one"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "CAN_SEND_TOGETHER", request.param == "together")
+
+
+def test_the_locked_driver_has_what_is_needed() -> None:
+    assert pipeline.CAN_SEND_TOGETHER, [name for owner, name in pipeline.PRIVATE if not hasattr(owner, name)]
+
+
+async def test_no_command_waits_for_the_reply_to_the_one_before(
+    store: MongoStore, recorder: Recorder, failing: FailPoint
+) -> None:
+    changeset = await next_changeset(store, await begin(store))
+    async with failing(["update"], times=1, blockConnection=True, blockTimeMS=HELD_MS):
+        with recorder.recording() as commands:
+            commit = asyncio.create_task(store.commit(changeset))
+            await until_sent(recorder, "insert")
+            assert not recorder.answered, "the update of the head is held up"
+            result = await commit
+    assert [name_of(command) for command in commands] == ["update", "insert", "insert", "commitTransaction"]
+    await assert_stored(store, changeset, result)
+
+
+@pytest.mark.usefixtures("way")
+async def test_either_way_stores_the_same(store: MongoStore, recorder: Recorder) -> None:
+    changeset = await next_changeset(store, await begin(store))
+    with recorder.recording() as commands:
+        result = await store.commit(changeset)
+    assert [name_of(command) for command in commands] == ["update", "insert", "insert", "commitTransaction"]
+    await assert_stored(store, changeset, result)
+
+
+@pytest.mark.usefixtures("way")
+async def test_either_way_stores_nothing_after_a_command_that_missed(store: MongoStore) -> None:
+    key = await begin(store)
+    first, second = await next_changeset(store, key), await next_changeset(store, key)
+    await assert_stored(store, first, await store.commit(first))
+    assert await store.commit(second) == Conflict()
+    assert await store.turn(key, second.new_turns[0].id) is None
+
+
+@pytest.mark.usefixtures("way")
+async def test_either_way_ends_well_when_the_database_refuses_one_command(
+    store: MongoStore, failing: FailPoint
+) -> None:
+    changeset = await next_changeset(store, await begin(store))
+    async with failing(["insert"], times=1, errorCode=112, errorLabels=["TransientTransactionError"]):
+        await assert_stored(store, changeset, await store.commit(changeset))
+
+
+@pytest.mark.usefixtures("way")
+async def test_either_way_a_broken_connection_is_not_used_again(store: MongoStore, failing: FailPoint) -> None:
+    keys = [await begin(store) for _ in range(4)]
+    async with failing(["insert"], times=1, closeConnection=True):
+        for key in keys:
+            changeset = await next_changeset(store, key)
+            await assert_stored(store, changeset, await store.commit(changeset))
+
+
+@pytest.mark.usefixtures("way")
+async def test_either_way_the_first_reply_that_is_not_well_decides(store: MongoStore) -> None:
+    """After a duplicate key the database refuses all further commands, for another reason."""
+    key = await begin(store)
+    turn = a_turn(key)
+    stored = a_changeset(await head_of(store, key), new_turns=(turn,))
+    await assert_stored(store, stored, await store.commit(stored))
+    connection, writer = store._connection, object()  # noqa: SLF001 - sends these commands alone
+    writes = Writes(schema=SCHEMA).of(writer)
+    writes.insert("turns", await connection.turns.find_one({"id": turn.id}) or {})
+    writes.insert("requests", {"_id": "another"})
+    async with connection.session() as session, session.start_transaction():
+        with pytest.raises(TransactionStopped) as stopped:
+            await connection.in_thread(partial(writes.send, connection, session))
+        await session.abort_transaction()
+    assert (stopped.value.obstacle, stopped.value.refused_writer) == (Obstacle.MISS, writer)
+
+
+async def test_a_connection_with_replies_that_were_not_read_is_not_used_again(
+    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = store._connection  # noqa: SLF001 - sends these commands alone
+    writes = Writes(schema=SCHEMA)
+    writes.insert("turns", {"_id": "one"})
+    writes.insert("requests", {"_id": "another"})
+
+    def unreadable(*_: object, **__: object) -> None:
+        raise InvalidBSON("a reply that cannot be read")
+
+    def send_and_ask(session: ClientSession) -> Document:
+        """Returns the reply to a ping by the connection that was used last."""
+        with monkeypatch.context() as patch:
+            patch.setattr(_OpMsg, "unpack_response", unreadable)
+            with pytest.raises(InvalidBSON):
+                writes.send(connection, session)
+        reply: Document = connection.client.delegate.admin.command("ping")
+        return reply
+
+    async with connection.session() as session, session.start_transaction():
+        assert (await connection.in_thread(partial(send_and_ask, session)))["ok"]
+        await session.abort_transaction()
+
+
+@pytest.mark.usefixtures("way")
+async def test_either_way_sends_what_is_too_large_for_one_command_in_parts(
+    new_store: NewStore, recorder: Recorder
+) -> None:
+    store = await new_store()
+    key = await begin(store)
+    events = [an_event("x" * 250_000) for _ in range(80)]
+    changeset = a_changeset(await head_of(store, key), *events, new_turns=(a_turn(key),))
+    with recorder.recording() as commands:
+        result = await store.commit(changeset)
+    assert [name_of(command) for command in commands].count("insert") == 3, "two parts of the events, and the turn"
+    await assert_stored(store, changeset, result)
