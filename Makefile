@@ -89,7 +89,7 @@ soak: setup ## what grows under mixed load on three replicas, plotted (MINUTES=3
 profile: setup ## where the server's CPU time goes in a turn
 	@$(BIN)/python -m tests.bench.profile $(PROFILE_ARGS)
 
-deploy-check: setup build/deploy-tools.stamp build/envoy.stamp ## chart, image and pages of deploy/; needs Go, Node, root (10 min)
+deploy-check: setup build/deploy-tools.stamp build/envoy.stamp ## chart, image and pages of deploy/; needs Go, Node, debootstrap, root (10 min)
 	@$(BIN)/pytest -v --timeout 1800 tests/deploy $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy and the import contracts
