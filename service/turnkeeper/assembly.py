@@ -29,6 +29,7 @@ from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.operations import Operations
+from turnkeeper.engine.remembered import RememberedDecisions
 from turnkeeper.engine.replica.auditing import Auditing
 from turnkeeper.engine.replica.change_listener import ChangeListener
 from turnkeeper.engine.replica.database_probe import DatabaseProbe
@@ -288,7 +289,15 @@ class Replica:
         logs: dict[str, Any] = {"audit": store, "checkpoints": self._checkpoints, "forks": self._forks}
         server.add(SessionService(self._sessions, store, visible, **logs, **streams))
         server.add(ChatService(self._turns, visible, self._client_tools, store, **streams))
-        server.add(ApprovalService(self._approvals, self._delegations, store, page_tokens=page_tokens))
+        server.add(
+            ApprovalService(
+                self._approvals,
+                self._delegations,
+                RememberedDecisions(self._sessions, self._log_writer),
+                store,
+                page_tokens=page_tokens,
+            )
+        )
         server.add(AgentService(self._agents, store, toolbox=self._toolbox, page_tokens=page_tokens))
         server.add(AuditService(store))
         server.add(OperatorService(self._operations, store, page_tokens=page_tokens))

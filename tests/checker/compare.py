@@ -158,6 +158,9 @@ def _session(document: Document, folded: Folded) -> Iterator[str]:
     }
     expected = {name: value for name, value in expected.items() if name not in folded.changed}
     yield from _unequal("session", document, expected)
+    remembered = {item["approval_id"]: (item["binding"], item["uses_left"]) for item in document.get("remembered", [])}
+    if list(remembered.items()) != list(reversed(folded.remembered.items())):
+        yield f"session: it remembers {remembered}, log {folded.remembered}"
     if document.get("restored") != folded.restored:
         yield f"session: restored is {document.get('restored')}, log {folded.restored}"
     labels = folded.labels if "labels" in folded.changed else labels

@@ -16,6 +16,8 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "TOOL_CALL": {"APPROVE": "APPROVED", "REJECT": "REJECTED"},
     "OUTCOME": {"RETRY": "APPROVED", "MARK_DONE": "APPROVED", "GIVE_UP": "REJECTED"},
 }
+REMEMBERED, MOST_USES = 16, 10
+"""How many decisions a session remembers at most, and how many calls each of them approves."""
 HELD_DELAY = 2.0
 """Seconds; before a next try that is farther away the turn is let go of, and is BACKING_OFF."""
 
@@ -80,7 +82,7 @@ def _session_updated(folded: Folded, event: Event) -> None:
         raise BrokenLog(f"an update ({event.sequence}) of {sorted(fields)}")
     folded.changed |= fields
     if "delete_time" in fields:
-        folded.deleted = not folded.deleted
+        folded.deleted, folded.remembered = not folded.deleted, {}
         if folded.active or folded.queue:
             raise BrokenLog("the session was deleted before its turns had ended")
 
@@ -88,7 +90,7 @@ def _session_updated(folded: Folded, event: Event) -> None:
 def _session_ended(folded: Folded, event: Event) -> None:
     if folded.active or folded.queue:
         raise BrokenLog("the session ended before its turns")
-    folded.state = "ENDED"
+    folded.state, folded.remembered = "ENDED", {}
 
 
 def _session_forked(folded: Folded, event: Event) -> None:
@@ -101,7 +103,7 @@ def _session_restored(folded: Folded, event: Event) -> None:
     place = event.session_restored.to_sequence
     if folded.active or folded.queue or not 0 < place < event.sequence:
         raise BrokenLog(f"restored ({event.sequence}) to {place} while {folded.active or 'nothing'} was active")
-    folded.standing = folded.places[place - 1]
+    folded.standing, folded.remembered = folded.places[place - 1], {}
     back = folded.standing
     folded.restored = {"turn_id": "" if back.completed else back.turn_id, "retried": False}
 
@@ -328,12 +330,38 @@ def _approval_decided(folded: Folded, event: Event) -> None:
     decision = event_pb2.ApprovalDecision.Name(decided.decision).removeprefix("APPROVAL_DECISION_")
     approval.state, approval.decision = ANSWERS[approval.kind][decision], decision
     approval.decided_by, approval.reason, approval.sequence = decided.decided_by, decided.reason, event.sequence
+    approval.remembered_from = decided.remembered_from
+    if decided.remembered_from:
+        _use(folded, event, decided.remembered_from)
     call = folded.calls[approval.tool_call_id]
     call.unsettled, call.done = False, decision == "MARK_DONE"
     if decision in ("RETRY", "MARK_DONE"):
         folded.unknown.remove(approval.tool_call_id)
     if decision in ("APPROVE", "RETRY"):
         call.state = "READY"
+
+
+def _use(folded: Folded, event: Event, approval_id: str) -> None:
+    """Takes one use of a remembered decision."""
+    if approval_id not in folded.remembered:
+        raise BrokenLog(f"a call was approved ({event.sequence}) by {approval_id}, which is not remembered")
+    binding, uses = folded.remembered[approval_id]
+    folded.remembered[approval_id] = binding, uses - 1
+    if uses == 1:
+        del folded.remembered[approval_id]
+
+
+def _remembered_decision(folded: Folded, event: Event) -> None:
+    decision = event.remembered_decision
+    if decision.state == event_pb2.REMEMBERED_STATE_REVOKED:
+        if folded.remembered.pop(decision.approval_id, None) != (decision.binding, decision.uses_left):
+            raise BrokenLog(f"{decision.approval_id} was revoked ({event.sequence}), and is remembered otherwise")
+        return
+    if folded.approvals[decision.approval_id].state != "APPROVED" or not 1 <= decision.uses_left <= MOST_USES:
+        raise BrokenLog(f"approval {decision.approval_id} is not to be remembered ({event.sequence})")
+    folded.remembered[decision.approval_id] = decision.binding, decision.uses_left
+    for oldest in list(folded.remembered)[:-REMEMBERED]:
+        del folded.remembered[oldest]
 
 
 def _approval_expired(folded: Folded, event: Event) -> None:

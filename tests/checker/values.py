@@ -60,6 +60,7 @@ class FoldedApproval:
     reason: str = ""
     sequence: int = 0
     votes: list[dict[str, object]] = field(default_factory=list)
+    remembered_from: str = ""
 
 
 @dataclass(slots=True)
@@ -123,6 +124,8 @@ class Folded:
     approvals: dict[str, FoldedApproval] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     """Calls with an unknown outcome, newest first."""
+    remembered: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Remembered decisions, oldest first: by the approval, what they are bound to and how many uses are left."""
     restored: dict[str, object] | None = None
     copied_through: int = 0
     """The last event that is a copy of another session's log, without approvals."""

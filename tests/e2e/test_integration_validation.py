@@ -37,7 +37,9 @@ WORKS = {
     "DeleteSession UndeleteSession WatchEvents ListEvents ListMessages ListCheckpoints "
     "ForkSession RestoreCheckpoint ExportSession",
     "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn SubmitToolResult",
-    "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
+    "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval "
+    "DelegateApprovals ListApprovalDelegations RevokeApprovalDelegation "
+    "ListRememberedDecisions RevokeRememberedDecision",
     "AgentService": "GetAgent ListAgents",
     "AuditService": "ExportAudit",
     "OperatorService": "ListActiveTurns CancelTurns FreezeAdmission UnfreezeAdmission ListFreezes ListReplicas",

@@ -6,7 +6,7 @@ from datetime import datetime
 from turnkeeper_client.calls import call, every
 from turnkeeper_client.pb.v1 import approval_pb2, event_pb2
 from turnkeeper_client.pb.v1.approval_pb2 import Approval, ApprovalDelegation, ApprovalState
-from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, ApprovalKind
+from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, ApprovalKind, RememberedDecision, RememberScope
 from turnkeeper_client.requests import WAIT_TIMEOUT, Seconds, duration, timestamp
 from turnkeeper_client.stubs import Stubs
 
@@ -39,13 +39,28 @@ class Approvals:
         request = approval_pb2.WaitApprovalRequest(approval_id=approval_id, wait=duration(wait))
         return (await call(self._stubs.approvals.WaitApproval, request, timeout=WAIT_TIMEOUT)).approval
 
-    async def approve(self, approval: Approval, *, reason: str = "") -> Approval:
-        """Approves the call with exactly the arguments that `approval` shows."""
+    async def approve(
+        self,
+        approval: Approval,
+        *,
+        reason: str = "",
+        remember: RememberScope.ValueType = event_pb2.REMEMBER_SCOPE_UNSPECIFIED,
+        remember_for: Seconds | None = None,
+        remember_uses: int = 0,
+    ) -> Approval:
+        """Approves the call with exactly the arguments that `approval` shows.
+
+        With `remember` the decision counts for later calls of the session, too: for `remember_uses` of them (0: 10),
+        during the time `remember_for`, at most 24 h.
+        """
         return await self.decide(
             approval.approval_id,
             decision=event_pb2.APPROVAL_DECISION_APPROVE,
             arguments_hash=approval.arguments_hash,
             reason=reason,
+            remember=remember,
+            remember_for=remember_for,
+            remember_uses=remember_uses,
         )
 
     async def approve_edited(self, approval: Approval, arguments_json: str, *, reason: str = "") -> Approval:
@@ -120,6 +135,16 @@ class Approvals:
         request = approval_pb2.RevokeApprovalDelegationRequest(principal=principal, person=person)
         return (await call(self._stubs.approvals.RevokeApprovalDelegation, request)).revoked
 
+    async def remembered(self, session_id: str) -> Sequence[RememberedDecision]:
+        """Returns the decisions that the session remembers and that still approve calls, newest first."""
+        request = approval_pb2.ListRememberedDecisionsRequest(session_id=session_id)
+        return (await call(self._stubs.approvals.ListRememberedDecisions, request)).decisions
+
+    async def revoke_remembered(self, approval_id: str) -> None:
+        """Revokes the remembered decision on this approval: it approves no more calls. Repeating it changes nothing."""
+        request = approval_pb2.RevokeRememberedDecisionRequest(approval_id=approval_id)
+        await call(self._stubs.approvals.RevokeRememberedDecision, request)
+
     async def decide(
         self,
         approval_id: str,
@@ -129,6 +154,9 @@ class Approvals:
         reason: str = "",
         result_json: str = "",
         edited_arguments_json: str = "",
+        remember: RememberScope.ValueType = event_pb2.REMEMBER_SCOPE_UNSPECIFIED,
+        remember_for: Seconds | None = None,
+        remember_uses: int = 0,
     ) -> Approval:
         """Votes on what has that hash. Repeating the same vote changes nothing.
 
@@ -141,5 +169,8 @@ class Approvals:
             reason=reason,
             result_json=result_json,
             edited_arguments_json=edited_arguments_json,
+            remember=remember,
+            remember_for=duration(remember_for),
+            remember_uses=remember_uses,
         )
         return (await call(self._stubs.approvals.DecideApproval, request)).approval

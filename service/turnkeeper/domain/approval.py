@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.audit import NO_ORIGIN, Origin
+from turnkeeper.domain.remembered import Remember, RememberRequest
 from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import ToolClass
 
@@ -88,6 +89,8 @@ class Answer:
     """With MARK_DONE alone: JSON text, what the tool would have returned; empty takes the late result."""
     edited_arguments_json: str = ""
     """With APPROVE alone: JSON text, the arguments that run instead."""
+    remember: RememberRequest | None = None
+    """With APPROVE alone: the decision is to count for later calls, too."""
     origin: Origin = NO_ORIGIN
     """Who is on record for it."""
 
@@ -117,6 +120,8 @@ class Vote:
     reason: str = ""
     sequence: int
     """The number of its `approval_voted` event."""
+    remember: Remember | None = None
+    """What it asks for later calls; None for nothing."""
 
     @property
     def people(self) -> frozenset[str]:
@@ -177,6 +182,8 @@ class Approval(BelongsToSession):
     """The rule's note for the people who decide. The hash does not cover it."""
     votes: tuple[Vote, ...] = ()
     """In order, one a person: who takes an approval back has the later vote alone."""
+    remembered_from: str = ""
+    """The approval whose remembered decision approved this one at its birth; empty if people decide."""
     time_left: timedelta | None = None
     """Set while the session is suspended: what remains of the time to decide."""
 

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
 from turnkeeper.domain.approvers import ANYBODY, Approvers
+from turnkeeper.domain.remembered import Remember
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class ApprovalVoted:
     reason: str
     arguments_hash: str
     round: int
+    remember: Remember | None = None
+    """What the person asks for later calls; None for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,8 @@ class ApprovalDecided:
     arguments_hash: str
     round: int
     decided_through: str = ""
+    remembered_from: str = ""
+    """The approval whose remembered decision this is; empty if people voted on this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

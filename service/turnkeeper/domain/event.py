@@ -18,6 +18,7 @@ from turnkeeper.domain.approval_events import (
     ApprovalWithdrawn,
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
+from turnkeeper.domain.remembered import RememberedDecision
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import CancelReason, StopReason
 
@@ -277,6 +278,7 @@ Payload = (
     | TurnFailed
     | TurnCancelled
     | TurnRetried
+    | RememberedDecision
     | SessionCreated
     | SessionActivated
     | SessionEnded

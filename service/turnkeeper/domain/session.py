@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from turnkeeper.domain.message import Usage
+from turnkeeper.domain.remembered import RememberedDecision
 from turnkeeper.errors import (
     RequestIdReused,
     SessionAlreadyExists,
@@ -102,6 +103,9 @@ class Session:
     """Set in a final state."""
     unknown: tuple[UnknownCall, ...] = ()
     """Calls whose outcome is unknown, newest first, those given up included."""
+    remembered: tuple[RememberedDecision, ...] = ()
+    """Decisions that approve later calls, newest first; some may have expired. They end with the session, or its
+    restoration."""
     restored: Restored | None = None
     """Set from a restoration to the next message."""
     resumes_as: SessionState = SessionState.ACTIVE
@@ -182,7 +186,7 @@ class Session:
 
     def ended(self, *, etag: str, at: datetime) -> "Session":
         """Returns the session after EndSession."""
-        return replace(self, state=SessionState.ENDED, etag=etag, update_time=at, end_time=at)
+        return replace(self, state=SessionState.ENDED, etag=etag, update_time=at, end_time=at, remembered=())
 
     def suspended(self, *, etag: str, at: datetime) -> "Session":
         """Returns the session after SuspendSession. Raises SessionExpired or SessionNotActive if it is over."""
@@ -196,7 +200,7 @@ class Session:
 
     def deleted(self, *, etag: str, at: datetime) -> "Session":
         """Returns the session after DeleteSession."""
-        return replace(self, delete_time=at, etag=etag, update_time=at)
+        return replace(self, delete_time=at, etag=etag, update_time=at, remembered=())
 
     def undeleted(self, *, etag: str, at: datetime) -> "Session":
         """Returns the session after UndeleteSession."""

@@ -210,6 +210,8 @@ class Call(BelongsToSession):
     approvers: Approvers = ANYBODY
     ttl: timedelta = DECIDE_TIME
     note: str = ""
+    binding: str = ""
+    """What a remembered decision on this call is bound to, but for the arguments; empty if the call did not ask."""
     late_attempt: int = 0
     """The attempt that started the call and whose result came too late. Only the store writes `late_*`."""
     late_outcome: ToolOutcome | None = None

@@ -12,6 +12,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter, Stored, behind
 from turnkeeper.engine.rules import approval_edits
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.approval_edits import Edit
+from turnkeeper.engine.rules.remembered import check_repeat
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError, TurnNotFound
@@ -163,6 +164,7 @@ class Approvals:
                 return replacement, votes.sequence_of(replacement, answer.by)
         approval_edits.check_unedited(answer, approval)
         decided = votes.repeated(approval, answer)
+        check_repeat(decided, answer)
         return decided, votes.sequence_of(decided, answer.by)
 
     def _record_closed(self, approval: Approval) -> None:

@@ -6,16 +6,18 @@ from turnkeeper.domain import json_text
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.delegations import Delegations
+from turnkeeper.engine.remembered import RememberedDecisions
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
-from turnkeeper.rpc import codec, cursor, validation
+from turnkeeper.rpc import codec, cursor, remembered, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.delegations import DelegationMethods
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.origins import origin_of
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
+from turnkeeper.rpc.remembered import RememberedMethods
 from turnkeeper.rpc.views import for_approver
 from turnkeeper.rpc.visible import VisibleApprovals, sees_all_approvals
 from turnkeeper.store.contract import ApprovalStore
@@ -24,14 +26,21 @@ from turnkeeper.tools.results import RESULT_BYTES
 from turnkeeper.tools.toolbox import ARGUMENTS_BYTES
 
 
-class ApprovalService(DelegationMethods, approval_pb2_grpc.ApprovalServiceServicer):
+class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.ApprovalServiceServicer):
     """The RPCs about approvals: read them, wait for a decision, vote, delegate."""
 
     def __init__(
-        self, approvals: Approvals, delegations: Delegations, store: ApprovalStore, *, page_tokens: PageTokens
+        self,
+        approvals: Approvals,
+        delegations: Delegations,
+        remembered_decisions: RememberedDecisions,
+        store: ApprovalStore,
+        *,
+        page_tokens: PageTokens,
     ) -> None:
         self._approvals = approvals
         self._delegations = delegations
+        self._remembered = remembered_decisions
         self._visible = VisibleApprovals(approvals)
         self._store = store
         self._page_tokens = page_tokens
@@ -103,6 +112,7 @@ def _answer(request: approval_pb2.DecideApprovalRequest, caller: Caller) -> Answ
     """Returns the approver's answer. Raises InvalidRequest for fields that do not fit the decision."""
     decision = ApprovalDecision(event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_"))
     problems = {"result_json": _result_problem(decision, request.result_json)}
+    problems |= remembered.problems_of(request)
     if request.edited_arguments_json and decision is not ApprovalDecision.APPROVE:
         problems["edited_arguments_json"] = "belongs to APPROVE alone"
     if wrong := {field: problem for field, problem in problems.items() if problem}:
@@ -123,6 +133,7 @@ def _answer(request: approval_pb2.DecideApprovalRequest, caller: Caller) -> Answ
         reason=request.reason,
         result_json=request.result_json,
         edited_arguments_json=request.edited_arguments_json,
+        remember=remembered.wish_of(request),
     )
 
 

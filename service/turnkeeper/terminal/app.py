@@ -35,7 +35,18 @@ Exit status: 0 done, 1 a turn failed or a check found something, \
 """
 USE, DECIDE, LOOK, SERVE = "Talk and read", "Decide", "Look", "Serve"
 """The panels of the help, in their order."""
-MODULES: Final = ("chat", "sessions", "show", "approvals", "delegations", "decide", "turns", "agents", "version")
+MODULES: Final = (
+    "chat",
+    "sessions",
+    "show",
+    "approvals",
+    "delegations",
+    "decide",
+    "remembered",
+    "turns",
+    "agents",
+    "version",
+)
 """The modules with commands, in the order of the help. A new one is a name here."""
 
 app: Final = typer.Typer(

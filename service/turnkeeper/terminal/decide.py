@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from turnkeeper import durations
 from turnkeeper.terminal.app import DECIDE
 from turnkeeper.terminal.command import Terminal, command
 from turnkeeper.terminal.console import Output
@@ -14,6 +15,7 @@ from turnkeeper.terminal.deciding import (
     APPROVE,
     REJECT,
     Decision,
+    Remembering,
     ask_about,
     ask_edited,
     check_json,
@@ -49,6 +51,17 @@ class OutcomeChoice(StrEnum):
     GIVE_UP = "give-up"
 
 
+class RememberChoice(StrEnum):
+    """Which later calls of the session a decision approves, too."""
+
+    TOOL = "tool"
+    ARGUMENTS = "arguments"
+
+
+_SCOPES: Final = {
+    RememberChoice.TOOL: event_pb2.REMEMBER_SCOPE_TOOL,
+    RememberChoice.ARGUMENTS: event_pb2.REMEMBER_SCOPE_ARGUMENTS,
+}
 _DECISIONS: Final = {
     OutcomeChoice.RETRY: event_pb2.APPROVAL_DECISION_RETRY,
     OutcomeChoice.DONE: event_pb2.APPROVAL_DECISION_MARK_DONE,
@@ -71,7 +84,13 @@ class Unasked:
 @command(
     "approve",
     panel=DECIDE,
-    examples=("approve", "approve k3f9q2", "approve k3f9q2 --hash 5f3a…", "approve k3f9q2 --outcome done --yes"),
+    examples=(
+        "approve",
+        "approve k3f9q2",
+        "approve k3f9q2 --remember arguments --for 1h",
+        "approve k3f9q2 --hash 5f3a…",
+        "approve k3f9q2 --outcome done --yes",
+    ),
 )
 async def approve(  # noqa: PLR0913 - the options of the command
     terminal: Terminal,
@@ -87,6 +106,12 @@ async def approve(  # noqa: PLR0913 - the options of the command
     result: Annotated[
         str, typer.Option(metavar="JSON", help="with --outcome done: what it gave", show_default=False)
     ] = "",
+    remember: Annotated[
+        RememberChoice | None,
+        typer.Option(help="approve later calls of the session, too: of the tool, or with the same arguments"),
+    ] = None,
+    time: Annotated[str, typer.Option("--for", metavar="TIME", help="with --remember: how long, at most 24h")] = "1h",
+    uses: Annotated[int, typer.Option(min=1, max=10, metavar="N", help="with --remember: how many later calls")] = 10,
 ) -> ExitCode:
     """Show tool calls that wait, and ask about each.
 
@@ -97,15 +122,16 @@ async def approve(  # noqa: PLR0913 - the options of the command
     verb = APPROVE if outcome is None else _DECISIONS[outcome]
     if result:
         check_json(result, "--result")
+    remembering = _remembering(remember, time, uses)
     async with terminal.client() as client:
         if unasked.chosen:
-            decision = Decision(verb=verb, reason=reason, result_json=result)
+            decision = Decision(verb=verb, reason=reason, result_json=result, remembering=remembering)
             return await _decide_unasked(terminal, client, approvals or [], decision, unasked)
         screen = _screen(terminal)
         chosen = [await find_approval(client, text) for text in approvals or []] or await _pending(client)
         if not chosen:
             screen.show("Nothing waits for a decision.")
-        return await ask_about(screen, client, chosen)
+        return await ask_about(screen, client, chosen, remembering=remembering)
 
 
 @command("reject", panel=DECIDE, examples=('reject k3f9q2 --reason "Ask Ada first."',))
@@ -181,6 +207,16 @@ async def _decide_unasked(
         else:
             show_decided(terminal.output, response.approval)
     return ExitCode.OK
+
+
+def _remembering(choice: RememberChoice | None, time: str, uses: int) -> Remembering:
+    """Returns what of a decision is remembered. Raises CommandFailed for a text that is not a duration."""
+    if choice is None:
+        return Remembering()
+    try:
+        return Remembering(scope=_SCOPES[choice], time=durations.parse(time), uses=uses)
+    except ValueError as error:
+        raise CommandFailed(f"--for: {error}", ExitCode.USAGE) from None
 
 
 def _fitting(approval: Approval, decision: Decision) -> Decision:

@@ -6,7 +6,8 @@ import shlex
 import tempfile
 from asyncio import create_subprocess_exec
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -29,11 +30,24 @@ from turnkeeper_client.pb.v1.approval_pb2 import (
     DecideApprovalRequest,
     DecideApprovalResponse,
 )
+from turnkeeper_client.requests import duration
 
 APPROVE: Final = event_pb2.APPROVAL_DECISION_APPROVE
 REJECT: Final = event_pb2.APPROVAL_DECISION_REJECT
 _CALL: Final = "Run it? y runs it, n WHY rejects it, e edits it (y/n/e):"
 _OUTCOME: Final = "What became of it? r starts it again, d RESULT: it was done, g WHY gives up (r/d/g):"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembering:
+    """What later calls of the session a decision approves, too. Without a scope: none."""
+
+    scope: event_pb2.RememberScope.ValueType = event_pb2.REMEMBER_SCOPE_UNSPECIFIED
+    time: timedelta = timedelta()
+    uses: int = 0
+
+
+NOT_REMEMBERED: Final = Remembering()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +58,20 @@ class Decision:
     reason: str = ""
     result_json: str = ""
     edited_arguments_json: str = ""
+    remembering: Remembering = NOT_REMEMBERED
+    """With APPROVE of the arguments as they are."""
 
 
 class AlreadyDecided(CommandFailed):
     """An approval does not wait for a decision any more."""
 
 
-async def ask_about(output: Output, client: Client, approvals: Sequence[Approval]) -> ExitCode:
+async def ask_about(
+    output: Output, client: Client, approvals: Sequence[Approval], *, remembering: Remembering = NOT_REMEMBERED
+) -> ExitCode:
     """Shows each call and asks about it, one after the other. A refusal of the service does not end that.
+
+    What is approved as it is shown is remembered as `remembering` has it.
 
     The decision names the hash of what was on the screen. Raises CommandFailed at the end of the input.
     """
@@ -59,7 +79,7 @@ async def ask_about(output: Output, client: Client, approvals: Sequence[Approval
     for number, approval in enumerate(approvals, 1):
         output.show((f"\n{number} of {len(approvals)}" if len(approvals) > 1 else "", "bold"))
         try:
-            await _ask_about_one(output, client, approval.approval_id)
+            await _ask_about_one(output, client, approval.approval_id, remembering)
         except (SessionError, AlreadyDecided) as error:
             output.show((str(error), "red"))
             status = ExitCode.REFUSED
@@ -77,6 +97,9 @@ async def send(
         reason=decision.reason,
         result_json=decision.result_json,
         edited_arguments_json=decision.edited_arguments_json,
+        remember=decision.remembering.scope,
+        remember_for=duration(decision.remembering.time if decision.remembering.scope else None),
+        remember_uses=decision.remembering.uses,
     )
     return await call(client.stubs.approvals.DecideApproval, request)
 
@@ -127,13 +150,15 @@ def check_json(text: str, what: str) -> None:
         raise CommandFailed(f"{what}: this is not JSON: {error}", ExitCode.USAGE) from None
 
 
-async def _ask_about_one(output: Output, client: Client, approval_id: str) -> None:
+async def _ask_about_one(output: Output, client: Client, approval_id: str, remembering: Remembering) -> None:
     approval = await client.approvals.get(approval_id)  # as it is now: others decide, too
     check_open(approval)
     show_call(output, await read_call(client, approval))
     decision: Decision | None = None
     while decision is None:
         decision = await (_ask_outcome(output) if _is_outcome(approval) else _ask_call(output, approval))
+    if decision.verb == APPROVE and not decision.edited_arguments_json:
+        decision = replace(decision, remembering=remembering)
     show_decided(output, (await send(client, approval, decision)).approval)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from turnkeeper.terminal.console import Output, Part
 from turnkeeper.terminal.names import clock, day, in_one_line, seconds, short, word
 from turnkeeper_client.pb.v1 import event_pb2
-from turnkeeper_client.pb.v1.event_pb2 import Event
+from turnkeeper_client.pb.v1.event_pb2 import REMEMBER_SCOPE_ARGUMENTS, REMEMBERED_STATE_REVOKED, Event
 from turnkeeper_client.pb.v1.message_pb2 import (
     FINISH_REASON_CONTENT_FILTER,
     FINISH_REASON_INTERRUPTED,
@@ -97,7 +97,17 @@ def _decided(event: event_pb2.ApprovalDecided) -> Line:
     through = f" through {event.decided_through}" if event.decided_through else ""
     decision = word(event_pb2.ApprovalDecision, event.decision)
     style = _GOOD if event.decision == event_pb2.APPROVAL_DECISION_APPROVE else _BAD
-    return [(f"{event.decided_by}{through} decided {decision}", style), f": {event.reason}" if event.reason else ""]
+    before = f" before, in {short(event.remembered_from)}" if event.remembered_from else ""
+    decided = f"{event.decided_by}{through} decided {decision}{before}"
+    return [(decided, style), f": {event.reason}" if event.reason else ""]
+
+
+def _remembered(event: event_pb2.RememberedDecision) -> Line:
+    what = f"that {event.tool} may run" + (" with these arguments" if event.scope == REMEMBER_SCOPE_ARGUMENTS else "")
+    if event.state == REMEMBERED_STATE_REVOKED:
+        return [(f"{event.revoked_by} revoked {what}", _BAD)]
+    uses = f"{event.uses_left} more times, until {day(event.expire_time)}"
+    return [(f"remembered {what}, {uses}", _WAITS), (f" ({short(event.approval_id)})", _DIM)]
 
 
 def _withdrawn(event: event_pb2.ApprovalWithdrawn) -> Line:
@@ -151,6 +161,7 @@ _LINES: Final[Mapping[str, Callable[[Payload], Line]]] = {
     "approval_decided": _decided,
     "approval_expired": lambda event: [(f"approval {short(event.approval_id)} expired", _BAD)],
     "approval_withdrawn": _withdrawn,
+    "remembered_decision": _remembered,
     "attempt_failed": _attempt_failed,
     "attempt_superseded": lambda _: [("another owner took the turn up", _DIM)],
     "turn_completed": _turn_completed,

@@ -10,7 +10,7 @@ import pytest
 
 from tests import harness
 from tests.e2e.promises.test_i06_i07 import LEFT, SWEEPING, expires, reason_of
-from tests.e2e.support.environment import Environment, transcript
+from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.e2e.support.lost_servers import question
 from tests.status_details import refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
@@ -46,6 +46,13 @@ tool_calls = [
     { name = "act", arguments = { label = "{label}-act" } },
     { name = "look", arguments = { at = "{label}" } },
 ]
+
+[[reply]]
+match = "^stall"
+text = "Once upon a time there was"
+chunk = 5
+fail = "stall"
+fail_after = 2
 
 [[reply]]
 match = '^lose (?P<label>\S+)'
@@ -166,6 +173,12 @@ class TestInItsPlace:
 
 
 class TestRefused:
+    async def test_while_the_model_writes(self, env: Environment) -> None:
+        session = await harness.create_test_session(env.stubs, agent="asker")
+        turn = await harness.send_message_to_session(env.stubs, session, "stall for long", wait=0)
+        await until_event(env.stubs, session, "content_delta")
+        await check_refused(env, session, turn, state="RUNNING")
+
     async def test_while_a_call_of_the_turn_runs(self, env: Environment) -> None:
         session, turn, approval = await asking(env, "beside running", wait=0)
         await env.tool_control.started("running")

@@ -42,7 +42,16 @@ FOREIGN = {
     "acme/ivan": ["caller", "approver"],
 }
 """Callers of another tenant, and other owners of the same one, with their roles."""
-APPROVERS_SEE = frozenset({"GetApproval", "WaitApproval", "DecideApproval", "ListApprovals"})
+APPROVERS_SEE = frozenset(
+    {
+        "GetApproval",
+        "WaitApproval",
+        "DecideApproval",
+        "ListApprovals",
+        "ListRememberedDecisions",
+        "RevokeRememberedDecision",
+    }
+)
 """The methods by which an approver of the same tenant sees what it may decide."""
 
 

@@ -92,6 +92,16 @@ METHODS = (
             approval_id=MISSING, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0", reason="é"
         ),
     ),
+    Method(
+        "Approval",
+        "ListRememberedDecisions",
+        approval_pb2.ListRememberedDecisionsRequest(session_id=MISSING),
+    ),
+    Method(
+        "Approval",
+        "RevokeRememberedDecision",
+        approval_pb2.RevokeRememberedDecisionRequest(approval_id=MISSING),
+    ),
     Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),
     Method("Agent", "ListAgents", agent_pb2.ListAgentsRequest(page_size=1), lists=True),
     Method("Operator", "ListActiveTurns", operator_pb2.ListActiveTurnsRequest(tenant="é", page_size=1), lists=True),

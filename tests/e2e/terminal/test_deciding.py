@@ -76,6 +76,23 @@ async def test_yes_prints_what_it_decides(turnkeeper: CommandLine, stubs: Any) -
         assert "without a question" in (await turnkeeper(*arguments, status=2)).errors
 
 
+async def test_a_decision_is_remembered_listed_and_forgotten(turnkeeper: CommandLine, stubs: Any) -> None:
+    turn = await send(stubs, "asker", "act remembered")
+    approval = approval_of(stubs, turn)
+    end = approval.approval_id[-6:]
+    wrong = await turnkeeper("approve", end, "--yes", "--remember", "arguments", "--for", "soon", status=2)
+    assert "--for: 'soon' is not a duration" in wrong.errors
+    whole = await turnkeeper("approve", end, "--yes", "--remember", "tool", status=5)
+    assert "must be ARGUMENTS: act is IRREVERSIBLE" in whole.errors
+    await turnkeeper("approve", end, "--yes", "--remember", "arguments", "--for", "90m", "--uses", "2")
+    listed = await turnkeeper("remembered", turn.session_id)
+    assert listed.output.splitlines()[1].split()[:3] == [end, "act", "arguments"]
+    assert listed.output.splitlines()[1].split()[-4:] == ["1", "h", "left", "2"]
+    assert (await turnkeeper("forget", end)).output == "revoked\n"
+    assert (await turnkeeper("forget", end)).output == "It is not remembered (any more).\n"
+    assert (await turnkeeper("remembered", turn.session_id)).output == "The session remembers no decision.\n"
+
+
 async def test_an_edit_from_a_program(turnkeeper: CommandLine, stubs: Any) -> None:
     turn = await send(stubs, "asker", "act first")
     approval = approval_of(stubs, turn)

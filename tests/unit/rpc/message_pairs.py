@@ -57,7 +57,9 @@ PAIRS = (
             "queued_turns": FROM_HEAD,
             "expire_time": LATER,
         },
-        only_ours=frozenset({"tenant", "fingerprint", "metadata_json", "unknown", "restored", "resumes_as"}),
+        only_ours=frozenset(
+            {"tenant", "fingerprint", "metadata_json", "unknown", "remembered", "restored", "resumes_as"}
+        ),
     ),
     Pair(
         kind=Turn,

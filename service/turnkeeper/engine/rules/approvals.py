@@ -10,6 +10,7 @@ from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
 from turnkeeper.domain.votes import already_voted, cast
 from turnkeeper.engine.rules.approval_edits import Edit, open_next_round
 from turnkeeper.engine.rules.audit import decision_record
+from turnkeeper.engine.rules.remembered import check_remember, check_repeat, remember, with_request
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 EXPIRED_AT_ONCE = 64
@@ -29,9 +30,12 @@ def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None
         return None
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval, answer=answer)
+    check_remember(approval, answer)
     voted = cast(approval, answer, causers=uow.turn.causers, at=uow.at, sequence=uow.next_sequence)
     if voted is approval:
+        check_repeat(approval, answer)
         return approval
+    voted = with_request(voted, answer, now=uow.snapshot.head.now)
     _append_vote(uow, voted)
     if voted.state is ApprovalState.PENDING:
         uow.put_approval(voted, lapsed=False)
@@ -112,6 +116,7 @@ def _append_vote(uow: UnitOfWork, approval: Approval) -> None:
             reason=vote.reason,
             arguments_hash=vote.arguments_hash,
             round=approval.round,
+            remember=vote.remember,
         ),
         turn=uow.turn,
     )
@@ -137,6 +142,7 @@ def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
     match answer.decision:
         case ApprovalDecision.APPROVE:
             uow.put_call(replace(call, state=CallState.READY))
+            remember(uow, decided, call)
         case ApprovalDecision.REJECT:
             uow.close_call_as(call, ToolOutcome.REJECTED, reason=answer.reason)
         case ApprovalDecision.RETRY:

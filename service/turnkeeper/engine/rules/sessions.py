@@ -149,7 +149,7 @@ def restore(uow: UnitOfWork, point: RestorePoint, request: RestoreRequest | None
         raise DecideAgain
     sequence = uow.next_sequence
     uow.append(SessionRestored(to_sequence=point.sequence))
-    uow.session = replace(uow.session, restored=Restored(turn_id=point.unfinished), update_time=uow.at)
+    uow.session = replace(uow.session, restored=Restored(turn_id=point.unfinished), remembered=(), update_time=uow.at)
     if request is not None:
         uow.request = RequestRecord(key=request.key, fingerprint=request.fingerprint, turn_id="", sequence=sequence)
     return sequence

@@ -17,6 +17,7 @@ from turnkeeper.domain.tool import (
     ToolSpec,
     approval_hash,
 )
+from turnkeeper.engine.rules.remembered import approve_by_memory, binding_of
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.tools.comparison import Steps
@@ -52,8 +53,9 @@ def propose(uow: UnitOfWork, checked: CheckedRequest, position: int, *, agent: A
         case PolicyAction.AUTO | PolicyAction.NOTIFY:
             _enter(uow, call)
         case PolicyAction.APPROVE:
+            call = replace(call, binding=binding_of(spec, ruling, causers=uow.turn.causers))
             _enter(uow, call)
-            uow.request_approval(call, ruling=ruling)
+            approve_by_memory(uow, uow.request_approval(call, ruling=ruling))
         case PolicyAction.DENY:
             _refuse(uow, call, ToolOutcome.DENIED, "The agent's policy denies this tool.")
 
@@ -83,8 +85,15 @@ def request_new_approval(uow: UnitOfWork, call: Call, *, agent: Agent, toolbox: 
         _close(uow, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
         return
     fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
-    changed = replace(call, arguments_json=canonical, arguments_hash=fresh_hash, tool_class=spec.tool_class)
-    uow.request_approval(changed, ruling=ruling_on(agent.policy, spec))
+    ruling = ruling_on(agent.policy, spec)
+    changed = replace(
+        call,
+        arguments_json=canonical,
+        arguments_hash=fresh_hash,
+        tool_class=spec.tool_class,
+        binding=binding_of(spec, ruling, causers=uow.turn.causers),
+    )
+    uow.request_approval(changed, ruling=ruling)
 
 
 def shows_all_unknown(uow: UnitOfWork, call: Call) -> bool:

@@ -96,6 +96,7 @@ class Approval(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     RULE_TEXT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    REMEMBERED_FROM_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -147,6 +148,8 @@ class Approval(_message.Message):
     """The rule in one line; without a rule, why a person decides."""
     note: _builtins.str
     """The rule's note for the people who decide. The hash does not cover it."""
+    remembered_from: _builtins.str
+    """The approval whose remembered decision approved this one at its birth; empty if people are to vote on it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -219,10 +222,11 @@ class Approval(_message.Message):
         rule: _builtins.str = ...,
         rule_text: _builtins.str = ...,
         note: _builtins.str = ...,
+        remembered_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "needed", b"needed", "note", b"note", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "needed", b"needed", "note", b"note", "reason", b"reason", "remembered_from", b"remembered_from", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +245,7 @@ class Vote(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    REMEMBER_FIELD_NUMBER: _builtins.int
     person: _builtins.str
     """Who voted: the principal, or the person for whom a delegate did."""
     authority: _builtins.str
@@ -257,6 +262,10 @@ class Vote(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp:
         """When, by the replica's clock."""
 
+    @_builtins.property
+    def remember(self) -> _event_pb2.Remember:
+        """What the vote asks for later calls of the session; unset for nothing."""
+
     def __init__(
         self,
         *,
@@ -267,10 +276,11 @@ class Vote(_message.Message):
         at: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
         sequence: _builtins.int = ...,
+        remember: _event_pb2.Remember | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "remember", b"remember"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "authority", b"authority", "decision", b"decision", "person", b"person", "reason", b"reason", "sequence", b"sequence", "through", b"through"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "authority", b"authority", "decision", b"decision", "person", b"person", "reason", b"reason", "remember", b"remember", "sequence", b"sequence", "through", b"through"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,6 +533,9 @@ class DecideApprovalRequest(_message.Message):
     EDITED_ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     ON_BEHALF_OF_FIELD_NUMBER: _builtins.int
     RESULT_JSON_FIELD_NUMBER: _builtins.int
+    REMEMBER_FIELD_NUMBER: _builtins.int
+    REMEMBER_FOR_FIELD_NUMBER: _builtins.int
+    REMEMBER_USES_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """Required. The approval's id."""
     decision: _event_pb2.ApprovalDecision.ValueType
@@ -544,6 +557,17 @@ class DecideApprovalRequest(_message.Message):
     """With MARK_DONE: what the tool would have returned, JSON text; at most 64 KiB. Empty takes the approval's
     `late_result_json`; it is required while there is none. With any other decision empty.
     """
+    remember: _event_pb2.RememberScope.ValueType
+    """With APPROVE of a TOOL_CALL, without edited arguments: later calls of this session are approved by this decision.
+    Each needed vote must ask for it; the narrowest scope, the earliest end and the fewest uses count. Refused where the
+    rule has `remember = false`.
+    """
+    remember_uses: _builtins.int
+    """With `remember`: how many later calls, at most 10; 0: 10."""
+    @_builtins.property
+    def remember_for(self) -> _duration_pb2.Duration:
+        """With `remember`, required: for how long, from this vote on; at most 24 h."""
+
     def __init__(
         self,
         *,
@@ -554,10 +578,13 @@ class DecideApprovalRequest(_message.Message):
         edited_arguments_json: _builtins.str = ...,
         on_behalf_of: _builtins.str = ...,
         result_json: _builtins.str = ...,
+        remember: _event_pb2.RememberScope.ValueType = ...,
+        remember_for: _duration_pb2.Duration | None = ...,
+        remember_uses: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remember_for", b"remember_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decision", b"decision", "edited_arguments_json", b"edited_arguments_json", "on_behalf_of", b"on_behalf_of", "reason", b"reason", "result_json", b"result_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decision", b"decision", "edited_arguments_json", b"edited_arguments_json", "on_behalf_of", b"on_behalf_of", "reason", b"reason", "remember", b"remember", "remember_for", b"remember_for", "remember_uses", b"remember_uses", "result_json", b"result_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -868,3 +895,97 @@ class BatchDecideApprovalsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchDecideApprovalsResponse: _TypeAlias = BatchDecideApprovalsResponse  # noqa: Y015
+
+@_typing.final
+class ListRememberedDecisionsRequest(_message.Message):
+    """ListRememberedDecisions's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Required. The session."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRememberedDecisionsRequest: _TypeAlias = ListRememberedDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListRememberedDecisionsResponse(_message.Message):
+    """ListRememberedDecisions's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.RememberedDecision]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[_event_pb2.RememberedDecision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRememberedDecisionsResponse: _TypeAlias = ListRememberedDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class RevokeRememberedDecisionRequest(_message.Message):
+    """RevokeRememberedDecision's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    approval_id: _builtins.str
+    """Required. The approval whose decision is remembered."""
+    def __init__(
+        self,
+        *,
+        approval_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeRememberedDecisionRequest: _TypeAlias = RevokeRememberedDecisionRequest  # noqa: Y015
+
+@_typing.final
+class RevokeRememberedDecisionResponse(_message.Message):
+    """RevokeRememberedDecision's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The number of its `remembered_decision` event; 0 if nothing was revoked."""
+    cursor: _builtins.str
+    """The place just before it; with 0 the end of the log."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeRememberedDecisionResponse: _TypeAlias = RevokeRememberedDecisionResponse  # noqa: Y015

@@ -43,6 +43,12 @@ class ApprovalServiceStub:
     """Lists the delegations in force that the caller has given or received; an operator or auditor: those of its tenant."""
     RevokeApprovalDelegation: _aio.UnaryUnaryMultiCallable[_approval_pb2.RevokeApprovalDelegationRequest, _approval_pb2.RevokeApprovalDelegationResponse]
     """Ends a delegation. Votes that were cast by it stay. Again is OK."""
+    ListRememberedDecisions: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListRememberedDecisionsRequest, _approval_pb2.ListRememberedDecisionsResponse]
+    """Lists the decisions that a session remembers and that still approve calls, newest first: at most 16."""
+    RevokeRememberedDecision: _aio.UnaryUnaryMultiCallable[_approval_pb2.RevokeRememberedDecisionRequest, _approval_pb2.RevokeRememberedDecisionResponse]
+    """Revokes a remembered decision: from now on it approves no call. Calls that it approved before stay approved. It is OK
+    again, and for a decision that is not remembered (any more).
+    """
 
 class ApprovalServiceServicer:
     """Approvals: questions about one tool call that a person decides."""
@@ -119,5 +125,21 @@ class ApprovalServiceServicer:
         context: _aio.ServicerContext[_approval_pb2.RevokeApprovalDelegationRequest, _abc.Awaitable[_approval_pb2.RevokeApprovalDelegationResponse]],
     ) -> _abc.Awaitable[_approval_pb2.RevokeApprovalDelegationResponse]:
         """Ends a delegation. Votes that were cast by it stay. Again is OK."""
+
+    def ListRememberedDecisions(
+        self,
+        request: _approval_pb2.ListRememberedDecisionsRequest,
+        context: _aio.ServicerContext[_approval_pb2.ListRememberedDecisionsRequest, _abc.Awaitable[_approval_pb2.ListRememberedDecisionsResponse]],
+    ) -> _abc.Awaitable[_approval_pb2.ListRememberedDecisionsResponse]:
+        """Lists the decisions that a session remembers and that still approve calls, newest first: at most 16."""
+
+    def RevokeRememberedDecision(
+        self,
+        request: _approval_pb2.RevokeRememberedDecisionRequest,
+        context: _aio.ServicerContext[_approval_pb2.RevokeRememberedDecisionRequest, _abc.Awaitable[_approval_pb2.RevokeRememberedDecisionResponse]],
+    ) -> _abc.Awaitable[_approval_pb2.RevokeRememberedDecisionResponse]:
+        """Revokes a remembered decision: from now on it approves no call. Calls that it approved before stay approved. It is OK
+        again, and for a decision that is not remembered (any more).
+        """
 
 def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _aio.Server) -> None: ...

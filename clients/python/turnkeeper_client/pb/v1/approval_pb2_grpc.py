@@ -80,6 +80,16 @@ class ApprovalServiceStub(object):
                 request_serializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationRequest.SerializeToString,
                 response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationResponse.FromString,
                 _registered_method=True)
+        self.ListRememberedDecisions = channel.unary_unary(
+                '/turnkeeper.v1.ApprovalService/ListRememberedDecisions',
+                request_serializer=turnkeeper_dot_v1_dot_approval__pb2.ListRememberedDecisionsRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ListRememberedDecisionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeRememberedDecision = channel.unary_unary(
+                '/turnkeeper.v1.ApprovalService/RevokeRememberedDecision',
+                request_serializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeRememberedDecisionRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeRememberedDecisionResponse.FromString,
+                _registered_method=True)
 
 
 class ApprovalServiceServicer(object):
@@ -157,6 +167,21 @@ class ApprovalServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRememberedDecisions(self, request, context):
+        """Lists the decisions that a session remembers and that still approve calls, newest first: at most 16.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeRememberedDecision(self, request, context):
+        """Revokes a remembered decision: from now on it approves no call. Calls that it approved before stay approved. It is OK
+        again, and for a decision that is not remembered (any more).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ApprovalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -204,6 +229,16 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     servicer.RevokeApprovalDelegation,
                     request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationRequest.FromString,
                     response_serializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationResponse.SerializeToString,
+            ),
+            'ListRememberedDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRememberedDecisions,
+                    request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ListRememberedDecisionsRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_approval__pb2.ListRememberedDecisionsResponse.SerializeToString,
+            ),
+            'RevokeRememberedDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeRememberedDecision,
+                    request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeRememberedDecisionRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_approval__pb2.RevokeRememberedDecisionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -450,6 +485,60 @@ class ApprovalService(object):
             '/turnkeeper.v1.ApprovalService/RevokeApprovalDelegation',
             turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationRequest.SerializeToString,
             turnkeeper_dot_v1_dot_approval__pb2.RevokeApprovalDelegationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRememberedDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.ApprovalService/ListRememberedDecisions',
+            turnkeeper_dot_v1_dot_approval__pb2.ListRememberedDecisionsRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_approval__pb2.ListRememberedDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeRememberedDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.ApprovalService/RevokeRememberedDecision',
+            turnkeeper_dot_v1_dot_approval__pb2.RevokeRememberedDecisionRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_approval__pb2.RevokeRememberedDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

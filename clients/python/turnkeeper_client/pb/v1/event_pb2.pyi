@@ -199,6 +199,54 @@ APPROVAL_DECISION_GIVE_UP: ApprovalDecision.ValueType  # 5
 """Kind OUTCOME only: its outcome stays unknown; the model receives that as the result, and the turn goes on."""
 Global___ApprovalDecision: _TypeAlias = ApprovalDecision  # noqa: Y015
 
+class _RememberScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RememberScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RememberScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REMEMBER_SCOPE_UNSPECIFIED: _RememberScope.ValueType  # 0
+    """In a request: the decision is not remembered."""
+    REMEMBER_SCOPE_TOOL: _RememberScope.ValueType  # 1
+    """Calls of this tool. Never for tools of the class IRREVERSIBLE."""
+    REMEMBER_SCOPE_ARGUMENTS: _RememberScope.ValueType  # 2
+    """Calls of this tool with exactly these arguments. An empty object means no arguments, not any."""
+
+class RememberScope(_RememberScope, metaclass=_RememberScopeEnumTypeWrapper):
+    """Which later calls a remembered decision approves."""
+
+REMEMBER_SCOPE_UNSPECIFIED: RememberScope.ValueType  # 0
+"""In a request: the decision is not remembered."""
+REMEMBER_SCOPE_TOOL: RememberScope.ValueType  # 1
+"""Calls of this tool. Never for tools of the class IRREVERSIBLE."""
+REMEMBER_SCOPE_ARGUMENTS: RememberScope.ValueType  # 2
+"""Calls of this tool with exactly these arguments. An empty object means no arguments, not any."""
+Global___RememberScope: _TypeAlias = RememberScope  # noqa: Y015
+
+class _RememberedState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RememberedStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RememberedState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REMEMBERED_STATE_UNSPECIFIED: _RememberedState.ValueType  # 0
+    """Not set."""
+    REMEMBERED_STATE_ACTIVE: _RememberedState.ValueType  # 1
+    """It approves later calls, until its time or its uses are over, and at most as long as the session."""
+    REMEMBERED_STATE_REVOKED: _RememberedState.ValueType  # 2
+    """A person has revoked it. Calls that it approved before stay approved."""
+
+class RememberedState(_RememberedState, metaclass=_RememberedStateEnumTypeWrapper):
+    """What became of a remembered decision."""
+
+REMEMBERED_STATE_UNSPECIFIED: RememberedState.ValueType  # 0
+"""Not set."""
+REMEMBERED_STATE_ACTIVE: RememberedState.ValueType  # 1
+"""It approves later calls, until its time or its uses are over, and at most as long as the session."""
+REMEMBERED_STATE_REVOKED: RememberedState.ValueType  # 2
+"""A person has revoked it. Calls that it approved before stay approved."""
+Global___RememberedState: _TypeAlias = RememberedState  # noqa: Y015
+
 class _AttemptOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -347,6 +395,7 @@ class Event(_message.Message):
     TURN_CANCELLED_FIELD_NUMBER: _builtins.int
     TURN_RETRIED_FIELD_NUMBER: _builtins.int
     APPROVAL_VOTED_FIELD_NUMBER: _builtins.int
+    REMEMBERED_DECISION_FIELD_NUMBER: _builtins.int
     SESSION_CREATED_FIELD_NUMBER: _builtins.int
     SESSION_ACTIVATED_FIELD_NUMBER: _builtins.int
     SESSION_SUSPENDED_FIELD_NUMBER: _builtins.int
@@ -461,6 +510,10 @@ class Event(_message.Message):
         """Durable: a person has voted on an approval. The vote that decides it is followed by `approval_decided`."""
 
     @_builtins.property
+    def remembered_decision(self) -> Global___RememberedDecision:
+        """Durable: a decision is remembered for later calls of the session, or was revoked."""
+
+    @_builtins.property
     def session_created(self) -> Global___SessionCreated:
         """Durable: the session's first event."""
 
@@ -535,6 +588,7 @@ class Event(_message.Message):
         turn_cancelled: Global___TurnCancelled | None = ...,
         turn_retried: Global___TurnRetried | None = ...,
         approval_voted: Global___ApprovalVoted | None = ...,
+        remembered_decision: Global___RememberedDecision | None = ...,
         session_created: Global___SessionCreated | None = ...,
         session_activated: Global___SessionActivated | None = ...,
         session_suspended: Global___SessionSuspended | None = ...,
@@ -547,11 +601,11 @@ class Event(_message.Message):
         content_delta: Global___ContentDelta | None = ...,
         tool_progress: Global___ToolProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "approval_voted", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "approval_voted", "remembered_decision", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -984,6 +1038,7 @@ class ApprovalVoted(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ARGUMENTS_HASH_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    REMEMBER_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval."""
     tool_call_id: _builtins.str
@@ -1002,6 +1057,10 @@ class ApprovalVoted(_message.Message):
     """The hash that was voted on."""
     round: _builtins.int
     """The round that was voted on."""
+    @_builtins.property
+    def remember(self) -> Global___Remember:
+        """What the vote asks for later calls of the session; unset for nothing."""
+
     def __init__(
         self,
         *,
@@ -1014,10 +1073,11 @@ class ApprovalVoted(_message.Message):
         reason: _builtins.str = ...,
         arguments_hash: _builtins.str = ...,
         round: _builtins.int = ...,
+        remember: Global___Remember | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remember", b"remember"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "authority", b"authority", "decision", b"decision", "person", b"person", "reason", b"reason", "round", b"round", "through", b"through", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "authority", b"authority", "decision", b"decision", "person", b"person", "reason", b"reason", "remember", b"remember", "round", b"round", "through", b"through", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1037,6 +1097,7 @@ class ApprovalDecided(_message.Message):
     ARGUMENTS_HASH_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     DECIDED_THROUGH_FIELD_NUMBER: _builtins.int
+    REMEMBERED_FROM_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval."""
     tool_call_id: _builtins.str
@@ -1053,6 +1114,8 @@ class ApprovalDecided(_message.Message):
     """The round that was decided."""
     decided_through: _builtins.str
     """The delegate through which the decider acted; empty without one."""
+    remembered_from: _builtins.str
+    """The approval whose remembered decision this is; empty if people voted on this one."""
     def __init__(
         self,
         *,
@@ -1064,14 +1127,117 @@ class ApprovalDecided(_message.Message):
         arguments_hash: _builtins.str = ...,
         round: _builtins.int = ...,
         decided_through: _builtins.str = ...,
+        remembered_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "reason", b"reason", "round", b"round", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "reason", b"reason", "remembered_from", b"remembered_from", "round", b"round", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApprovalDecided: _TypeAlias = ApprovalDecided  # noqa: Y015
+
+@_typing.final
+class Remember(_message.Message):
+    """What a vote asks for: that the decision counts for later calls of the session, too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    scope: Global___RememberScope.ValueType
+    """Which calls."""
+    uses: _builtins.int
+    """How many calls."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___RememberScope.ValueType = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        uses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "scope", b"scope", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remember: _TypeAlias = Remember  # noqa: Y015
+
+@_typing.final
+class RememberedDecision(_message.Message):
+    """A decision that approves later calls of its session. Each of them has an approval of its own, which is born APPROVED
+    and names this one in `remembered_from`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BINDING_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    USES_LEFT_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    DECIDED_THROUGH_FIELD_NUMBER: _builtins.int
+    REVOKED_BY_FIELD_NUMBER: _builtins.int
+    approval_id: _builtins.str
+    """The approval that was decided."""
+    tool_call_id: _builtins.str
+    """The call that it was about."""
+    tool: _builtins.str
+    """The tool."""
+    scope: Global___RememberScope.ValueType
+    """Which calls it approves."""
+    state: Global___RememberedState.ValueType
+    """Whether it counts."""
+    binding: _builtins.str
+    """Hexadecimal: what a call must share. It covers the tool's source, schema, description and class, the rule, who caused
+    the call, and with ARGUMENTS the arguments.
+    """
+    uses_left: _builtins.int
+    """How many more calls it approves; at most 10."""
+    decided_through: _builtins.str
+    """The delegate of the last vote; empty without one."""
+    revoked_by: _builtins.str
+    """Who revoked it; empty unless REVOKED."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """By the database's clock; later calls ask again."""
+
+    @_builtins.property
+    def decided_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who decided: the persons whose votes counted."""
+
+    def __init__(
+        self,
+        *,
+        approval_id: _builtins.str = ...,
+        tool_call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        scope: Global___RememberScope.ValueType = ...,
+        state: Global___RememberedState.ValueType = ...,
+        binding: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        uses_left: _builtins.int = ...,
+        decided_by: _abc.Iterable[_builtins.str] | None = ...,
+        decided_through: _builtins.str = ...,
+        revoked_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "binding", b"binding", "decided_by", b"decided_by", "decided_through", b"decided_through", "expire_time", b"expire_time", "revoked_by", b"revoked_by", "scope", b"scope", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "uses_left", b"uses_left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RememberedDecision: _TypeAlias = RememberedDecision  # noqa: Y015
 
 @_typing.final
 class ApprovalExpiring(_message.Message):
