@@ -1,9 +1,11 @@
 """What a model's server is sent, and by which connections."""
 
+import openai
 import orjson
 import pytest
+from aiohttp import web
 
-from tests.contracts.models import WEATHER, Stage, answer, asking
+from tests.contracts.models import KEY, WEATHER, Stage, answer, asking
 from turnkeeper.domain.message import Message, Role, ToolRequest
 from turnkeeper.model.contract import ModelRequest
 from turnkeeper.model.script import Reply
@@ -82,3 +84,44 @@ class TestRequests:
         assert orjson.loads(exchange.body)["messages"][-1]["content"] == "h" * size
         assert int(exchange.headers["content-length"]) == len(exchange.body)
         assert "transfer-encoding" not in exchange.headers
+
+
+class TestHeaders:
+    async def test_each_call_has_the_headers_of_the_openai_client(self, stage: Stage) -> None:
+        """Also those that its variables ask for, and the cookies that the server has set."""
+        sent: list[dict[str, str]] = []
+
+        async def respond(request: web.Request) -> web.Response:
+            sent.append({name.lower(): value for name, value in request.headers.items()})
+            choice = {"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}
+            event = b"data: " + orjson.dumps({"id": "1", "choices": [choice]}) + b"\n\ndata: [DONE]\n\n"
+            response = web.Response(body=event, content_type="text/event-stream")
+            response.set_cookie("place", "seven")
+            return response
+
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", respond)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            model = stage.connect(base_url)
+            for _ in range(2):
+                await answer(model, asking("hello"))
+            async with openai.AsyncOpenAI(
+                base_url=base_url, api_key=KEY, http_client=openai.DefaultAioHttpClient(), max_retries=0
+            ) as client:
+                for _ in range(2):
+                    chunks = await client.chat.completions.create(model="m", messages=[], stream=True)
+                    assert [chunk async for chunk in chunks]
+        finally:
+            await runner.cleanup()
+        *ours, first, second = [{k: v for k, v in headers.items() if k not in _OF_ONE_CALL} for headers in sent]
+        assert ours == [first, second]
+        assert "cookie" not in first
+        assert second["cookie"] == "place=seven"
+
+
+_OF_ONE_CALL = {"content-length", "x-stainless-read-timeout", "x-stainless-helper-method"}

@@ -8,10 +8,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Self, cast
+from typing import Final, Self
 
 import httpx2
-import openai
 import orjson
 
 from turnkeeper.event_loop import off_loop
@@ -20,7 +19,7 @@ from turnkeeper.model.beside import origin_of
 from turnkeeper.model.collected import body_of, may_wait
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
-from turnkeeper.model.openai_client import Provider, endpoint_of, limit_field_of, new_client, secrets_of, server_of
+from turnkeeper.model.openai_client import Provider, limit_field_of, new_client, secrets_of, server_of
 from turnkeeper.model.openai_failure import (
     ReportedFailure,
     field_failure,
@@ -30,6 +29,7 @@ from turnkeeper.model.openai_failure import (
 from turnkeeper.model.openai_request import is_large
 from turnkeeper.model.openai_stream import read_text
 from turnkeeper.model.read_pauses import ReadPauses
+from turnkeeper.model.repeated_calls import RepeatedCalls
 from turnkeeper.model.request_plan import RequestPlan
 from turnkeeper.model.request_shape import Refusals, RequestShape, first_needed
 from turnkeeper.telemetry.redact import Redactor
@@ -65,10 +65,11 @@ class OpenAIModel:
 
         `refusals` is what is known of the fields that servers refuse; without it, this model learns alone.
         """
+        deadlines = deadlines or Deadlines()
         return cls(
             provider,
-            new_client(provider, now=now),
-            deadlines=deadlines or Deadlines(),
+            new_client(provider, connect=deadlines.connect, now=now),
+            deadlines=deadlines,
             max_answer_bytes=max_answer_bytes,
             refusals=refusals or Refusals(),
             now=now,
@@ -77,7 +78,7 @@ class OpenAIModel:
     def __init__(
         self,
         provider: Provider,
-        client: openai.AsyncOpenAI,
+        client: RepeatedCalls,
         *,
         deadlines: Deadlines,
         max_answer_bytes: int,
@@ -85,10 +86,8 @@ class OpenAIModel:
         now: Callable[[], datetime],
     ) -> None:
         """See `connect`."""
-        timeout = openai.Timeout(None, connect=deadlines.connect.total_seconds())
-        self._client = client.with_options(max_retries=0, timeout=timeout)
+        self._client = client
         self.server = server_of(provider)
-        self._endpoint = endpoint_of(provider)
         self._address = f"{self.server[0]}:{self.server[1]}"
         self._shape = RequestShape(limit_field=limit_field_of(provider), omitted=frozenset(provider.omit))
         self._extra: dict[str, object] = orjson.loads(provider.extra_body_json or "{}")
@@ -159,17 +158,9 @@ class OpenAIModel:
     @asynccontextmanager
     async def _response(self, body: bytes, watch: DeadlineWatch) -> AsyncIterator[httpx2.Response]:
         """Sends the request and yields the response, whose body is not read yet. Leaving the block ends the call."""
-        # Not by the client's method for this endpoint, which examines every message: 50 ms for 400.
-        post = self._client.post(
-            self._endpoint,
-            cast_to=httpx2.Response,
-            content=body if len(body) <= _PART_BYTES else _InParts(body),
-            options={"security": {"bearer_auth": True}, "headers": {"Content-Length": str(len(body))}},
-            stream=True,
-            stream_cls=openai.AsyncStream[object],
-        )
+        post = self._client.post(body if len(body) <= _PART_BYTES else _InParts(body), size=len(body))
         with sending_failures():
-            response = cast(httpx2.Response, await watch.wait(post))  # the raw response, because `cast_to` asks for it
+            response = await watch.wait(post)
         try:
             yield response
         finally:

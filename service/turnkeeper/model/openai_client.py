@@ -15,6 +15,7 @@ import openai
 
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import status_failure
+from turnkeeper.model.repeated_calls import RepeatedCalls
 
 _MOST_CONNECTIONS: Final = 1000
 """Connections to one provider, at most."""
@@ -91,9 +92,10 @@ def check_header(name: str, value: str) -> None:
         raise ValueError(f"the header {name} holds characters that no HTTP header can carry")
 
 
-def new_client(provider: Provider, *, now: Callable[[], datetime]) -> openai.AsyncOpenAI:
-    """Returns a client for the provider. Raises ValueError for an address, a key or a header that cannot be used.
+def new_client(provider: Provider, *, connect: timedelta, now: Callable[[], datetime]) -> RepeatedCalls:
+    """Returns a client for the provider; a connection is made within `connect`.
 
+    Raises ValueError for an address, a key or a header that cannot be used.
     An error answer, and a redirect that is not followed, leave it as ModelFailure.
     """
     url, key = check_address(provider.base_url), provider.api_key
@@ -117,7 +119,15 @@ def new_client(provider: Provider, *, now: Callable[[], datetime]) -> openai.Asy
         )
     except (ValueError, httpx2.InvalidURL):
         raise ValueError("the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is no address of a proxy") from None
-    return openai.AsyncOpenAI(base_url=url, api_key=key, default_headers=headers, http_client=http_client)
+    client = openai.AsyncOpenAI(
+        base_url=url,
+        api_key=key,
+        default_headers=headers,
+        http_client=http_client,
+        max_retries=0,
+        timeout=openai.Timeout(None, connect=connect.total_seconds()),
+    )
+    return RepeatedCalls(client, http_client, endpoint_of(provider))
 
 
 def endpoint_of(provider: Provider) -> str:
