@@ -102,6 +102,8 @@ SERVER_COMMANDS = (
 )
 """The commands that are here, with their help."""
 _HERE = frozenset({name for name, _ in SERVER_COMMANDS} | {"--version"})
+_CLIENT_VARIABLES = {"TURNKEEPER_CLIENT_ADDRESS", "TURNKEEPER_CLIENT_PROFILE"}
+"""The variables that name the service for the commands that use one."""
 _COMPLETION = "_TURNKEEPER_COMPLETE"
 """The variable by which a shell asks for completions."""
 
@@ -327,6 +329,15 @@ def _add_health(parser: CommandLine) -> None:
 def _health(args: argparse.Namespace) -> int:
     from turnkeeper import health_command  # noqa: PLC0415
 
+    if args.profile or os.environ.keys() & _CLIENT_VARIABLES:
+        from turnkeeper.start_errors import SettingError  # noqa: PLC0415 - a probe does without them
+        from turnkeeper.terminal import connection  # noqa: PLC0415
+
+        try:
+            connection.complete(args)
+        except SettingError as error:
+            print(f"turnkeeper health: {error}", file=sys.stderr)
+            return health_command.WRONG
     return health_command.run(args)
 
 

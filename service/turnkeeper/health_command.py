@@ -18,7 +18,8 @@ NO_ANSWER: Final = 3
 DESCRIPTION: Final = """\
 Ask a server for the health of a service. The address is that of the health port
 if TURNKEEPER_HEALTH_PORT is set, else that of the API; both as `serve` takes them
-from its variables.
+from its variables. --profile and the variables TURNKEEPER_CLIENT_… name a service
+as for the commands that use it, and count first.
 """
 EPILOG: Final = """\
 Exit status: 0 SERVING, 1 not SERVING, 2 an argument is wrong or the server does
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.add_argument("--service", default="", metavar="NAME", help="name of the service; without it, readiness")
     parser.add_argument("--address", default="", metavar="HOST:PORT", help="address of the server, or unix:PATH")
+    parser.add_argument("--profile", metavar="NAME", help="profile that completes what is not given")
     parser.add_argument("--json", action="store_true", help="print the response as JSON")
     parser.add_argument("--timeout", default="1s", help="how long the answer may take [1s]")
     parser.add_argument("--tls-ca", metavar="FILE", help="file of the server's CA, PEM: connect by TLS")

@@ -51,7 +51,7 @@ async def record() -> str:
                     question.type("y\r")
                     await question.ended()
                 await session.turn(turn.turn_id, wait=20)
-            await dev.until("turn answered")
+            await dev.until("clerk  answered in")
             picture = svg(dev)
             dev.type(CTRL_C)
             await dev.ended()

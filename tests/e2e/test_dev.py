@@ -126,17 +126,31 @@ async def test_three_agents_of_five_tools_fit_on_the_smallest_terminal(dev: Pseu
     assert ".turnkeeper: the database, server.log" in dev.text
 
 
+async def test_a_second_dev_at_the_port_of_the_first_tells_what_has_it(
+    dev: PseudoTerminal, folder: Path, port: int
+) -> None:
+    async with terminal([*DEV, "--port", str(port)], env=environment(folder), cwd=folder) as second:
+        await second.until(
+            f"turnkeeper dev: a Turnkeeper server is at 127.0.0.1:{port} already: end it with Ctrl-C in its terminal, "
+            "or choose another --port"
+        )
+        assert await second.ended() == 2
+
+
 async def test_the_feed_has_a_line_a_decision_and_a_line_a_turn(dev: PseudoTerminal, client: Client, port: int) -> None:
     session = await client.sessions.create("desk")
     turn, approval = await waiting(client, session, "refund A-17 1990")
     assert approval.arguments_json == '{"cents":1990,"number":"A-17"}'
-    await dev.until(f"desk refund waits for you -> turnkeeper approve {approval.approval_id[-6:]} --address")
-    assert re.search(r"^\d\d:\d\d:\d\d desk   refund waits for you -> turnkeeper", dev.text, re.MULTILINE)
+    await dev.until(f"desk refund waits for you → turnkeeper approve {approval.approval_id[-6:]} --address")
+    command = f"turnkeeper approve {approval.approval_id[-6:]} --address 127.0.0.1:{port}"
+    assert re.search(
+        rf"^\d\d:\d\d:\d\d desk   refund waits for you\n         → {re.escape(command)}$", dev.text, re.MULTILINE
+    ), "a command that does not fit has a line of its own"
     await client.approvals.approve(approval, reason="a good customer")
     assert await answer(session, turn) == "The tool answered: 1990 for A-17"
     await dev.until("desk   refund approved by default: a good customer")
     await dev.until(
-        lambda text: re.search(r"desk   turn answered after \d+\.\d s, tools run: 1 -> turnkeeper", text) is not None
+        lambda text: re.search(r"desk   answered in \d+\.\d s, 1 call\s+→ turnkeeper show", text) is not None
     )
     _, approval = await waiting(client, session, "refund A-17 5")
     await client.approvals.reject(approval)
@@ -208,10 +222,10 @@ async def test_from_the_screen_to_an_approved_call_no_typed_line_is_longer_than_
     async with terminal([str(BIN / "turnkeeper"), "chat", "desk"], env=variables, cwd=folder) as chat:
         await chat.until("/help lists what you can do")
         chat.type(f"{asks}\r")
-        await chat.until("Run it?")
+        await chat.until("(y/n/e):")
         chat.type("y\r")
         await chat.until("The tool answered: 42")
-        await dev.until("turn answered")
+        await dev.until("desk   answered")
 
 
 async def test_a_changed_agents_file_counts_for_new_sessions(dev: PseudoTerminal, client: Client, folder: Path) -> None:

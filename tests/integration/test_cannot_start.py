@@ -154,7 +154,7 @@ async def test_a_mistake_in_the_agents_file(serve: Serve, tmp_path: Path, text: 
         (["version", "a-password", "--x=a-password"], "turnkeeper version: no such option: --x; see"),
         (["serve", "--lease"], "turnkeeper serve: argument --lease: expected one argument"),
         (["serve", "--first-token"], "turnkeeper serve: argument --first-token: expected one argument"),
-        (["sreve"], "turnkeeper: no such command 'sreve'. Did you mean 'serve'; see"),
+        (["sreve"], "turnkeeper: no such command 'sreve', did you mean 'serve'? See turnkeeper --help"),
         (
             ["model", "scripted", "--prt", "1"],
             "turnkeeper model scripted: there is no flag --prt, did you mean --port?",

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,8 @@ import pytest_asyncio
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.guarded_database import ADMIN, GuardedDatabase, guarded_database
+from tests.faults.disks import small_disk
+from tests.guarded_database import ADMIN, SERVICE, GuardedDatabase, guarded_database
 from turnkeeper import dev_credentials
 from turnkeeper.command_line import main
 from turnkeeper.store.mongo.examination import examine
@@ -27,7 +30,7 @@ SCRIPT = """
 [[reply]]
 text = "Hi."
 """
-PARTS = ["callers", "ports", "agents", "model", "database"]
+PARTS = ["callers", "ports", "agents", "model", "disks", "database"]
 
 
 class Doctor:
@@ -214,6 +217,34 @@ async def test_clocks_that_are_apart(mongo_uri: str, apart: int, words: str) -> 
     assert str(raised.value).startswith(f"the clock of the database is {words} this machine's: let both follow a time")
 
 
+async def test_the_disk_of_a_database_is_nearly_full(doctor: Doctor, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", mebibytes=400) as disk:
+        async with guarded_database(disk) as database:
+            part, sentence = await doctor.only_fault(MONGODB_URI=database.uri(ADMIN))
+            assert part == "database"
+            assert re.fullmatch(
+                r"the disk of the database's primary has \d+ MB left, less than 500: "
+                r"enlarge it: MongoDB ends once it is full",
+                sentence,
+            )
+            assert await doctor(MONGODB_URI=database.uri(SERVICE)) == (0, {}), "the least rights do not show the disk"
+
+
+async def test_a_disk_of_the_servers_own_is_nearly_full(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", mebibytes=64) as disk:
+        part, sentence = await doctor.only_fault("--embedded", "--data-dir", str(disk / "new" / "data"), MONGODB_URI="")
+        assert part == "disks"
+        assert re.match(rf"the disk of --data-dir {disk}/new/data has 6\d MB left, less than 500: ", sentence)
+        assert sentence.endswith("free some space, or choose a folder on another disk")
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        part, sentence = await doctor.only_fault("--local-model")
+        assert part == "disks"
+        assert sentence.startswith(f"the disk of temporary files in {disk} has 6")
+        assert sentence.endswith("free some space, or set TMPDIR to a folder on another disk")
+
+
 async def test_a_server_of_ours_may_have_the_port(doctor: Doctor, mongo_uri: str, model: str) -> None:
     name = f"turnkeeper_test_{secrets.token_hex(6)}"
     async with harness.serving(mongo_uri, name, model) as server:
@@ -230,6 +261,6 @@ async def test_a_person_reads_a_line_a_part(
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert [line.split()[:2] for line in lines] == [
-        [mark, part] for mark, part in zip(("ok", "ok", "FAULT", "ok", "FAULT"), PARTS, strict=True)
+        [mark, part] for mark, part in zip(("ok", "ok", "FAULT", "ok", "ok", "FAULT"), PARTS, strict=True)
     ]
     assert "no database is set: pass --embedded for a private one, or set MONGODB_URI" in lines[-1]

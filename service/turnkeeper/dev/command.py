@@ -12,6 +12,7 @@ import uvloop
 from turnkeeper import descriptors, interrupts, settings_sources, standard_output
 from turnkeeper.bootstrap import report_error
 from turnkeeper.event_loop import EventLoop
+from turnkeeper.health_command import SERVING, status_of
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken, SettingError
 
@@ -90,7 +91,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _check_port(settings: Settings) -> None:
-    """Raises PortTaken before anything is started."""
+    """Raises PortTaken before anything is started, and SettingError if a server of ours has the port."""
     if settings.host.startswith("unix:") or not settings.port:
         return
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -100,4 +101,10 @@ def _check_port(settings: Settings) -> None:
             probe.bind((settings.host.strip("[]"), settings.port))
             probe.listen(1)
         except OSError as error:
-            raise PortTaken(settings.address(settings.port), error) from None
+            address = settings.address(settings.port)
+            if status_of(address) == SERVING:
+                raise SettingError(
+                    f"a Turnkeeper server is at {address} already: end it with Ctrl-C in its terminal, "
+                    "or choose another --port"
+                ) from None
+            raise PortTaken(address, error) from None

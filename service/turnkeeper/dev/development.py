@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
 from turnkeeper import app, cannot_start, standard_output
 from turnkeeper.app import Development, Running
 from turnkeeper.bootstrap import background, exit_at_once, report_error, secrets_of
@@ -135,10 +137,12 @@ class Screen:
         self._wait_for(f"starting the {part} ({_STARTS.index(part) + 1} of {len(_STARTS)})")
 
     def _wait_for(self, what: str) -> None:
-        """Shows what is waited for: on a terminal until the next such line, elsewhere as a line of its own."""
+        """Shows what is waited for: on a terminal with the time until the next such line, elsewhere as a line."""
         self._status.close()
         if self._output.is_terminal:
-            self._status.enter_context(self._output.console.status(what))
+            columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+            shown = Progress(*columns, console=self._output.console, transient=True)
+            self._status.enter_context(shown).add_task(what, total=None)
         else:
             self._output.show(what)
 

@@ -51,8 +51,11 @@ class LiveFeed:
             self._remember(changeset)
             for event in changeset.events:
                 agent = self._agents.get(changeset.session_id, "")
-                for parts in self._lines(event, changeset):
-                    self._printer.show(clock(event.at.timestamp()), " ", (f"{agent:<6}", "bold cyan"), " ", *parts)
+                for line in self._lines(event, changeset):
+                    self._printer.show(
+                        *(clock(event.at.timestamp()), " ", (f"{agent:<6}", "bold cyan"), " ", *line.parts),
+                        command=line.command,
+                    )
         except Exception:  # the turn goes on, whatever is wrong with a line
             logger.exception("a line of the feed could not be made")
 
@@ -66,39 +69,49 @@ class LiveFeed:
         if len(self._agents) > KNOWN:
             self._agents.popitem(last=False)
 
-    def _lines(self, event: NewEvent, changeset: Changeset) -> Iterator[tuple[Part, ...]]:
+    def _lines(self, event: NewEvent, changeset: Changeset) -> Iterator["_FeedLine"]:
         """Yields the lines of one event: none for most."""
         match event.payload:
             case approvals.ApprovalRequested(kind=kind, tool=tool, approval_id=approval_id):
                 what = "waits for you" if kind is ApprovalKind.TOOL_CALL else "may have run: decide what became of it"
-                yield (f"{tool} {what} -> ", (self._command(f"approve {_short(approval_id)}"), "bold yellow"))
+                approve = self._command(f"approve {_short(approval_id)}")
+                yield _FeedLine(f"{tool} {what}", command=(approve, "bold yellow"))
             case approvals.ApprovalDecided(approval_id=approval_id, decision=decision, decided_by=by, reason=reason):
                 word, style = _DECIDED[decision]
-                yield (f"{_tool_of(changeset, approval_id)} ", (word, style), f" by {by}{_because(reason)}")
+                yield _FeedLine(f"{_tool_of(changeset, approval_id)} ", (word, style), f" by {by}{_because(reason)}")
             case approvals.ApprovalExpired(approval_id=approval_id):
-                yield (f"{_tool_of(changeset, approval_id)} ", ("expired", "red"), ": it was not decided in time")
+                yield _FeedLine(
+                    f"{_tool_of(changeset, approval_id)} ", ("expired", "red"), ": it was not decided in time"
+                )
             case events.ToolReturned(tool=tool, outcome=outcome, result_json=result) if outcome not in _QUIET:
-                yield (f"{tool:.64} ", (outcome.value, "red"), f" {_one_line(model_text(result))}")
+                yield _FeedLine(f"{tool:.64} ", (outcome.value, "red"), f" {_one_line(model_text(result))}")
             case events.ClientToolRequested(tool=tool):
-                yield (f"{tool} waits for the client, which runs it",)
+                yield _FeedLine(f"{tool} waits for the client, which runs it")
             case events.AttemptFailed(error=error, outcome=AttemptOutcome.RETRYING, retry_delay=delay):
                 again = "" if delay is None else f"; again in {delay.total_seconds():.1f} s"
-                yield (("model call failed", "red"), f" {error.code.name}: {error.message}{again}")
+                yield _FeedLine(("model call failed", "red"), f" {error.code.name}: {error.message}{again}")
             case _:
                 yield from self._end(event, changeset)
 
-    def _end(self, event: NewEvent, changeset: Changeset) -> Iterator[tuple[Part, ...]]:
+    def _end(self, event: NewEvent, changeset: Changeset) -> Iterator["_FeedLine"]:
         """Yields the line of a turn that ended, if the event is one's end."""
         turn = next((turn for turn in (*changeset.turns, *changeset.new_turns) if turn.id == event.turn_id), None)
         show = (self._command(f"show {_short(changeset.session_id)}"), "dim")
         match event.payload:
             case events.TurnCompleted(usage=usage):
-                calls = f", tools run: {usage.tool_calls}" if usage.tool_calls else ""
-                yield (("turn answered", "green"), f"{_took(event, turn)}{calls} -> ", show)
+                yield _FeedLine(("answered", "green"), f"{_took(event, turn)}{_calls(usage.tool_calls)}", command=show)
             case events.TurnFailed(error=error):
-                yield (("turn failed", "red"), f" {error.code.name}: {error.message} -> ", show)
+                yield _FeedLine(("turn failed", "red"), f" {error.code.name}: {error.message}", command=show)
             case events.TurnCancelled(principal=principal):
-                yield ("turn cancelled", f" by {principal}" if principal else "", " -> ", show)
+                yield _FeedLine("turn cancelled", f" by {principal}" if principal else "", command=show)
+
+
+class _FeedLine:
+    """A line of the feed without its clock: what happened, and the command that goes on from there."""
+
+    def __init__(self, *parts: Part, command: Part = "") -> None:
+        self.parts = parts
+        self.command = command
 
 
 def _tool_of(changeset: Changeset, approval_id: str) -> str:
@@ -107,7 +120,11 @@ def _tool_of(changeset: Changeset, approval_id: str) -> str:
 
 
 def _took(event: NewEvent, turn: Turn | None) -> str:
-    return "" if turn is None else f" after {max(0.0, (event.at - turn.create_time).total_seconds()):.1f} s"
+    return "" if turn is None else f" in {max(0.0, (event.at - turn.create_time).total_seconds()):.1f} s"
+
+
+def _calls(count: int) -> str:
+    return f", {count} call{'s' if count > 1 else ''}" if count else ""
 
 
 def _because(reason: str) -> str:

@@ -1,6 +1,7 @@
 """The commands `turnkeeper agents`, `turnkeeper agents check` and `turnkeeper tools`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -38,7 +39,13 @@ async def list_agents(terminal: Terminal) -> None:
         terminal.output.show_json(response)
         return
     rows: list[list[Part]] = [
-        [(agent.name, "bold"), agent.model, agent.version, str(len(agent.tools)), in_one_line(agent.description)]
+        [
+            (agent.name, "bold"),
+            agent.model,
+            agent.version,
+            str(len(agent.tools)),
+            in_one_line(agent.description, longest=200),
+        ]
         for agent in response.agents
     ]
     terminal.output.show_table(["AGENT", "MODEL", "VERSION", "TOOLS", "DESCRIPTION"], rows)
@@ -61,6 +68,7 @@ def check(
     principals: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file of principals: warns of rules that need more people")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the finding as JSON")] = False,
 ) -> None:
     """Check a file of agents, as a start of the server does.
 
@@ -80,11 +88,23 @@ def check(
         agents = agents_file.load(file, default_model="the server's", toolbox=toolbox)
         table = Table() if principals is None else parse(principals, principals.read_bytes())
     except (*ERRORS, OSError) as error:
-        standard_error().show(f"turnkeeper: {error}")
+        if as_json:
+            _show_check(file, problem=str(error))
+        else:
+            standard_error().show(f"turnkeeper: {error}")
         raise typer.Exit(ExitCode.FAILED) from None
-    for warning in warnings(agents, table):
+    notes = list(warnings(agents, table))
+    if as_json:
+        _show_check(file, agents=list(agents), warnings=notes)
+        return
+    for warning in notes:
         standard_error().show((f"warning: {warning}", "yellow"))
     standard_output().show(f"{file} is in order: {', '.join(agents)}")
+
+
+def _show_check(file: Path, *, agents: Sequence[str] = (), warnings: Sequence[str] = (), problem: str = "") -> None:
+    finding = {"file": str(file), "ok": not problem, "agents": agents, "warnings": warnings, "message": problem}
+    standard_output().show(json.dumps(finding, indent=2))
 
 
 @command("tools", panel=LOOK, examples=("tools", "tools clerk --schemas", "tools clerk --json"))
@@ -109,7 +129,7 @@ async def list_tools(
 
 
 def _show_tools(output: Output, response: agent_pb2.GetAgentResponse, *, schemas: bool) -> None:
-    output.show((response.agent.name, "bold"), f"  {in_one_line(response.agent.description)}")
+    output.show((response.agent.name, "bold"), f"  {in_one_line(response.agent.description, longest=200)}")
     if not response.tools:
         output.show("  has no tools")
         return
@@ -119,7 +139,7 @@ def _show_tools(output: Output, response: agent_pb2.GetAgentResponse, *, schemas
             _ACTIONS.get(tool.action, ("", "")),
             _reason(tool),
             tool.source,
-            in_one_line(tool.description),
+            in_one_line(tool.description, longest=200),
         ]
         for tool in response.tools
     ]

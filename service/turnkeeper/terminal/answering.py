@@ -1,9 +1,11 @@
 """Shows a turn while it runs: the model's text as it comes, each tool call in one line, and how the turn ended."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
-from turnkeeper.terminal.console import Output, styled
+from turnkeeper.terminal.absence import absence
+from turnkeeper.terminal.console import Output, Part, styled
 from turnkeeper.terminal.markdown import Line, markdown_lines
 from turnkeeper.terminal.names import in_one_line, seconds, word
 from turnkeeper.terminal.painting import Painting
@@ -32,6 +34,7 @@ class Answering:
         self._text = ""
         self._running: dict[str, str] = {}
         self._is_stale = False
+        self._absence = ""
         self.turn_id = ""
         self.last_sequence = 0
         self.state: TurnState.ValueType = TurnState.TURN_STATE_UNSPECIFIED
@@ -46,10 +49,14 @@ class Answering:
         """Seconds until what the screen lacks is to be shown; None if it lacks nothing."""
         return self._painting.due_in if self._is_stale else None
 
-    def show(self, event: Event | None) -> None:
-        """Takes an event, and shows what it changes. None: shows what the screen lacks."""
+    def show(self, event: Event | None, *, away: timedelta = timedelta()) -> None:
+        """Takes an event, and shows what it changes. None: shows what the screen lacks.
+
+        `away`: for how long the service has not answered.
+        """
         if event is not None:
             self._take(event)
+        self._absence = absence(away)
         self._is_stale = self._painting.due_in > 0
         if not self._is_stale:
             self._paint()
@@ -93,26 +100,27 @@ class Answering:
 
     def _line(self, *parts: Any) -> None:
         """Shows one line that stays, above what still changes."""
-        line = styled(*parts)
-        line.truncate(self._painting.console.width, overflow="ellipsis")
-        self._painting.paint(self._painting.console.render_lines(line, pad=False), finished=True)
+        self._painting.paint(self._cut(*parts), finished=True)
 
     def _paint(self) -> None:
         self._painting.paint(self._lines(idle=True))
 
     def _lines(self, *, idle: bool) -> list[Line]:
         """Returns what still changes. `idle`: with a mark that the model is at work if there is nothing else."""
-        console = self._painting.console
-        if self._text:
-            return markdown_lines(self._text, console)
-        running = [f"{call} …" for call in self._running.values()] if idle else []
-        texts = running or (["…"] if idle and not self.state else [])
-        lines: list[Line] = []
-        for text in texts:
-            line = styled((text, "dim"))
-            line.truncate(console.width, overflow="ellipsis")
-            lines += console.render_lines(line, pad=False)
-        return lines
+        lines = markdown_lines(self._text, self._painting.console) if self._text else []
+        if not idle:
+            return lines
+        running = [] if self._text else [f"{call} …" for call in self._running.values()]
+        waits = not self._text and not running and not self.state
+        for text in [*running, *(["…"] if waits and not self._absence else [])]:
+            lines += self._cut((text, "dim"))
+        return [*lines, *self._cut((self._absence, "yellow"))] if self._absence else lines
+
+    def _cut(self, *parts: Part) -> list[Line]:
+        """Returns one line, cut at the width."""
+        line = styled(*parts)
+        line.truncate(self._painting.console.width, overflow="ellipsis")
+        return self._painting.console.render_lines(line, pad=False)
 
 
 def _call(event: event_pb2.ToolCalled) -> str:

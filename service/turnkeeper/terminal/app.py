@@ -1,6 +1,7 @@
 """The front of all commands: those of this room, and the names of those that run or check a server."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -64,6 +65,7 @@ def run(arguments: Sequence[str], server_commands: Sequence[tuple[str, str]]) ->
 
     `server_commands`: name and help of each command that the caller runs itself. They are here for help and completion.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes onto the screen past us, when a server ends
     load()
     _add_server_commands(tuple(server_commands))
     for stream in (sys.stdout, sys.stderr):
@@ -99,7 +101,8 @@ def _report(error: typer.TyperException) -> None:
     """Prints a mistake on the command line as one sentence, in which what looks like a secret is hidden."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "turnkeeper"
-    message = Redactor()(error.format_message()).rstrip(".?")
+    message = Redactor()(error.format_message()).rstrip(".").replace(". Did you mean", ", did you mean")
     if path == "turnkeeper" and message.startswith("No such option"):
         message += "; the flags of a command stand after it"
-    standard_error().show(f"{path}: {message[:1].lower()}{message[1:]}; see {path} --help")
+    end = " See" if message.endswith("?") else "; see"
+    standard_error().show(f"{path}: {message[:1].lower()}{message[1:]}{end} {path} --help")

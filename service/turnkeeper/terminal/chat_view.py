@@ -1,6 +1,7 @@
 """A chat on a terminal: reads what a person types, shows turns as they run, and asks about calls in place."""
 
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
@@ -36,6 +37,8 @@ class ChatView:
         self._client = client
         self._session = session
         self._status = ExitCode.OK
+        self._typed: deque[str | None] = deque()
+        """Lines that were typed before the first prompt; None is Ctrl-D."""
         self._interrupted = False
         """True after Ctrl-C has cancelled a turn: the next one leaves."""
         self._commands: Mapping[str, Callable[[], Awaitable[None]]] = {
@@ -47,6 +50,7 @@ class ChatView:
 
     async def run(self, *, goes_on: bool) -> ExitCode:
         """Talks until the person leaves. Returns FAILED if the last turn failed."""
+        self._typed = deque(typing_line.typed_before())
         state = await self._session.get()
         self._note(f"session {short(self._session.id)} with {state.agent}; /help lists what you can do, /quit leaves")
         if goes_on:
@@ -62,7 +66,7 @@ class ChatView:
         interrupted, self._interrupted = self._interrupted, False
         while True:
             try:
-                line = typing_line.read("> ")
+                line = self._next_line()
             except KeyboardInterrupt:
                 self._output.show()
                 if interrupted:
@@ -77,6 +81,16 @@ class ChatView:
                 return None
             if line.strip():
                 return line
+
+    def _next_line(self) -> str:
+        """Returns the next line. Raises EOFError at Ctrl-D, and KeyboardInterrupt at Ctrl-C."""
+        if not self._typed:
+            return typing_line.read("> ")
+        line = self._typed.popleft()
+        if line is None:
+            raise EOFError
+        self._output.show("> ", line)
+        return line
 
     async def _take(self, line: str) -> None:
         """Does what a line asks for."""

@@ -1,5 +1,6 @@
 """How a command reaches the service: by flags, else by variables, else by a profile, else on this machine."""
 
+import argparse
 import difflib
 import inspect
 import os
@@ -71,6 +72,20 @@ class ConnectionOptions:
     def _token(self) -> str:
         assert self.token_file is not None
         return _read(self.token_file, "--token-file").decode("utf-8", "replace").strip()
+
+
+def complete(args: argparse.Namespace) -> None:
+    """Fills in what is not given of the address and the files of TLS: by the variables, else by the profile.
+
+    Raises SettingError.
+    """
+    given = {name: getattr(args, name, None) or os.environ.get(f"{PREFIX}{name.upper()}") for name in NAMES}
+    profile = args.profile or os.environ.get(f"{PREFIX}PROFILE")
+    chosen = ConnectionOptions.chosen(given, profile=profile)
+    for field in fields(chosen):
+        if field.name in args:
+            value = getattr(chosen, field.name)
+            setattr(args, field.name, value and str(value))
 
 
 NAMES: Final = tuple(field.name for field in fields(ConnectionOptions))

@@ -1,11 +1,13 @@
 """Asks a person about tool calls on the terminal, one after the other, and sends what the person decides."""
 
+import asyncio
+import contextlib
 import json
 import os
 import shlex
 import tempfile
 from asyncio import create_subprocess_exec
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +18,11 @@ from turnkeeper.terminal.console import Output
 from turnkeeper.terminal.exit_codes import ExitCode
 from turnkeeper.terminal.failures import CommandFailed
 from turnkeeper.terminal.names import word
-from turnkeeper.terminal.question import ask_one_of
+from turnkeeper.terminal.question import ask_one_of, forget_typed
 from turnkeeper.terminal.shown_call import read_call, show_call, votes_of
 from turnkeeper_client import Client
 from turnkeeper_client.calls import call
-from turnkeeper_client.errors import SessionError
+from turnkeeper_client.errors import SessionError, TransportError, Unavailable
 from turnkeeper_client.pb.v1 import event_pb2
 from turnkeeper_client.pb.v1.approval_pb2 import (
     APPROVAL_STATE_APPROVED,
@@ -34,6 +36,8 @@ from turnkeeper_client.requests import duration
 
 APPROVE: Final = event_pb2.APPROVAL_DECISION_APPROVE
 REJECT: Final = event_pb2.APPROVAL_DECISION_REJECT
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at an approval while a person is asked about it: others may decide it."""
 _CALL: Final = "Run it? y runs it, n WHY rejects it, e edits it (y/n/e):"
 _OUTCOME: Final = "What became of it? r starts it again, d RESULT: it was done, g WHY gives up (r/d/g):"
 
@@ -154,17 +158,31 @@ async def _ask_about_one(output: Output, client: Client, approval_id: str, remem
     approval = await client.approvals.get(approval_id)  # as it is now: others decide, too
     check_open(approval)
     show_call(output, await read_call(client, approval))
-    decision: Decision | None = None
+    question = _ask_outcome if _is_outcome(approval) else _ask_call
+    decision = None
     while decision is None:
-        decision = await (_ask_outcome(output) if _is_outcome(approval) else _ask_call(output, approval))
+        decision = await question(output, client, approval)
     if decision.verb == APPROVE and not decision.edited_arguments_json:
         decision = replace(decision, remembering=remembering)
-    show_decided(output, (await send(client, approval, decision)).approval)
+    show_decided(output, (await _sent(output, client, approval, decision)).approval)
 
 
-async def _ask_call(output: Output, approval: Approval) -> Decision | None:
+async def _sent(output: Output, client: Client, approval: Approval, decision: Decision) -> DecideApprovalResponse:
+    """Sends a decision until the service answers: the same one again changes nothing. Ctrl-C ends it."""
+    is_shown = False
+    while True:
+        try:
+            return await send(client, approval, decision)
+        except (TransportError, Unavailable):
+            if not is_shown:
+                output.show(("no answer from the service; trying again until Ctrl-C", "yellow"))
+            is_shown = True
+        await asyncio.sleep(LOOK_EVERY)
+
+
+async def _ask_call(output: Output, client: Client, approval: Approval) -> Decision | None:
     """Returns the decision; None if the question is to be asked again."""
-    word_, rest = await ask_one_of(output, _CALL, ("yes", "no", "edit"))
+    word_, rest = await _ask_while_open(output, client, approval, _CALL, ("yes", "no", "edit"))
     if word_ == "yes":
         return Decision(verb=APPROVE, reason=rest)
     if word_ == "no":
@@ -188,8 +206,8 @@ async def ask_edited(output: Output, approval: Approval, arguments: str | None, 
     return Decision(verb=APPROVE, reason=rest or reason, edited_arguments_json=arguments)
 
 
-async def _ask_outcome(output: Output) -> Decision | None:
-    chosen, rest = await ask_one_of(output, _OUTCOME, ("retry", "done", "give"))
+async def _ask_outcome(output: Output, client: Client, approval: Approval) -> Decision | None:
+    chosen, rest = await _ask_while_open(output, client, approval, _OUTCOME, ("retry", "done", "give"))
     if chosen == "retry":
         return Decision(verb=event_pb2.APPROVAL_DECISION_RETRY, reason=rest)
     if chosen == "give":
@@ -201,6 +219,36 @@ async def _ask_outcome(output: Output) -> Decision | None:
         output.show((str(error), "red"))
         return None
     return Decision(verb=event_pb2.APPROVAL_DECISION_MARK_DONE, result_json=rest)
+
+
+async def _ask_while_open(
+    output: Output, client: Client, approval: Approval, question: str, answers: Collection[str]
+) -> tuple[str, str]:
+    """Asks as `ask_one_of`. Raises AlreadyDecided as soon as the approval is decided elsewhere, or has expired."""
+    asking = asyncio.create_task(ask_one_of(output, question, answers))
+    watching = asyncio.create_task(_decided(client, approval.approval_id))
+    try:
+        await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if asking.done():
+            return await asking
+    finally:
+        for task in (asking, watching):
+            task.cancel()
+        await asyncio.gather(asking, watching, return_exceptions=True)
+    output.show()
+    forget_typed()
+    check_open(await watching)
+    raise AssertionError("an open approval was taken for a decided one")
+
+
+async def _decided(client: Client, approval_id: str) -> Approval:
+    """Returns the approval once it does not wait any more. Goes on while the service does not answer."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY)
+        with contextlib.suppress(TransportError, Unavailable):
+            approval = await client.approvals.get(approval_id)
+            if approval.state != APPROVAL_STATE_PENDING:
+                return approval
 
 
 def _is_outcome(approval: Approval) -> bool:

@@ -8,10 +8,13 @@ import asyncio
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from turnkeeper import interrupts, settings_sources
@@ -48,6 +51,8 @@ Asks each model for one token. Exit status: 0 in order, 1 a fault was found.
 """
 CLOCKS_APART: Final = timedelta(seconds=5)
 """How far the database's clock and this machine's may be apart."""
+LEAST_FREE: Final = 500_000_000
+"""Free bytes of a disk below which it counts as nearly full."""
 _ADVICE: Final[Mapping[Reason, str]] = {
     Reason.UNAUTHORIZED: "it refuses the key: check {key}",
     Reason.NOT_FOUND: "it has no such model or address: check the model's name, and that the address ends as /v1",
@@ -87,6 +92,7 @@ class Examination:
             ("ports", self._ports),
             ("agents", self._agents),
             ("model", self._model),
+            ("disks", self._disks),
             ("database", self._database),
         )
 
@@ -149,6 +155,19 @@ class Examination:
                 raise FaultFound(_sentence_of(failed, agent, "{}:{}".format(*model.server))) from None
         return ", ".join(f"{name} answers" for _, name in requests)
 
+    async def _disks(self) -> str:
+        """Looks at the folders that the server writes to."""
+        settings, folders = self.settings, []
+        if settings.embedded and not settings.mongodb_uri:
+            folders.append((f"--data-dir {settings.data_dir}", settings.data_dir.absolute(), "choose a folder"))
+        if settings.local_model:
+            temporary = Path(tempfile.gettempdir())
+            folders.append((f"temporary files in {temporary}", temporary, "set TMPDIR to a folder"))
+        for what, folder, other in folders:
+            there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+            check_free(shutil.disk_usage(there).free, what, f"free some space, or {other} on another disk")
+        return ", ".join(f"{what}: enough room" for what, *_ in folders) or "the server writes to none of its own"
+
     async def _database(self) -> str:
         settings = self.settings
         database = await open_database(
@@ -160,6 +179,8 @@ class Examination:
         )
         examined = await examine(database.uri, database=settings.database, operation=settings.operation_time)
         check_clock(examined)
+        if examined.free is not None and settings.mongodb_uri:  # that of a private one is looked at before
+            check_free(examined.free, "the database's primary", "enlarge it: MongoDB ends once it is full")
         return f"MongoDB {examined.version} on {examined.hosts}: a majority acknowledges, all rights are there"
 
 
@@ -175,6 +196,12 @@ def check_clock(database: Examined) -> None:
         f"the clock of the database is {abs(database.ahead).total_seconds():.0f} s {way} this machine's: let both "
         "follow a time server (NTP), because times to decide and tokens end by these clocks"
     )
+
+
+def check_free(free: int, what: str, advice: str) -> None:
+    """Raises FaultFound if so many free bytes are too few on the disk of `what`."""
+    if free < LEAST_FREE:
+        raise FaultFound(f"the disk of {what} has {free / 1e6:.0f} MB left, less than {LEAST_FREE / 1e6:.0f}: {advice}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,10 +234,11 @@ async def _examine(settings: Settings, output: Output, *, as_json: bool) -> list
     async with AsyncExitStack() as stack:
         examination = Examination(settings=settings, environ=os.environ, stack=stack)
         for part, check in examination.checks:
-            try:
-                finding = Finding(part=part, ok=True, message=await check())
-            except FAULTS as error:
-                finding = Finding(part=part, ok=False, message=str(error))
+            with output.console.status(f"checking the {part}") if output.is_terminal else nullcontext():
+                try:
+                    finding = Finding(part=part, ok=True, message=await check())
+                except FAULTS as error:
+                    finding = Finding(part=part, ok=False, message=str(error))
             findings.append(finding)
             _show(output, finding, as_json=as_json)
     logger.removeHandler(notes)

@@ -53,5 +53,7 @@ def _refusal(error: SessionError) -> str:
         advice = " Pass --token-file, or --tls-certificate and --tls-key."
     elif isinstance(error, NotFound) and error.session_id:
         advice = " `turnkeeper sessions` lists those that you may see."
+    elif error.reason == "AGENT_NOT_FOUND":
+        advice = " `turnkeeper agents` lists those that there are."
     message = error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
     return f"{message}{wait}{advice} ({error.reason}){fields}"

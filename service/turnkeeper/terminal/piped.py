@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from turnkeeper.terminal.absence import absence_shown
 from turnkeeper.terminal.command import Terminal
 from turnkeeper.terminal.exit_codes import ExitCode
 from turnkeeper.terminal.failures import CommandFailed
@@ -24,9 +25,10 @@ async def talk(terminal: Terminal, session: Session) -> ExitCode:
 async def _send(terminal: Terminal, session: Session, text: str) -> ExitCode:
     stream = session.stream(text, previews=False)
     try:
-        async for message in stream.messages():
-            if (answer := text_of(message)) and not terminal.json:
-                terminal.output.show(answer)
+        async with absence_shown(stream, terminal.errors):
+            async for message in stream.messages():
+                if (answer := text_of(message)) and not terminal.json:
+                    terminal.output.show(answer)
     except SessionError as error:
         if not error.turn_id:
             raise

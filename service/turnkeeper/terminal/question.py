@@ -37,17 +37,24 @@ async def ask_one_of(output: Output, question: str, answers: Collection[str]) ->
 async def read_line(output: Output, question: str) -> str:
     """Shows the question, throws away what was typed before, and returns the line that is typed now.
 
-    Raises CommandFailed at the end of the input.
+    The question's colon is shown last: from then on all that is typed counts. Raises CommandFailed at the end of the
+    input.
     """
-    output.show((question, "bold"), end=" ")
+    output.show((question.removesuffix(":"), "bold"), end="")
     output.drain()
+    forget_typed()
     descriptor = sys.stdin.fileno()
-    termios.tcflush(descriptor, termios.TCIFLUSH)
+    output.show((":", "bold"), end=" ")
     await _readable(descriptor)
     line = os.read(descriptor, _LONGEST)
     if not line:
         raise CommandFailed("nothing was decided: the input has ended", ExitCode.WAITS)
     return line.decode("utf-8", "replace").rstrip("\n")
+
+
+def forget_typed() -> None:
+    """Throws away what was typed and not read yet."""
+    termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 async def _readable(descriptor: int) -> None:

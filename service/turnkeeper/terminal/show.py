@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from turnkeeper.terminal import story
+from turnkeeper.terminal.absence import absence_shown
 from turnkeeper.terminal.app import USE
 from turnkeeper.terminal.command import Terminal, command
 from turnkeeper.terminal.console import Output
@@ -51,7 +52,7 @@ async def show(
         if not terminal.json:
             _show_head(terminal.output, chosen)
         events = client.session(chosen.session_id).follow(previews=False, until_caught_up=not follow)
-        async with aclosing(aiter(events)) as stream:
+        async with absence_shown(events, terminal.errors), aclosing(aiter(events)) as stream:
             async for event in stream:
                 if terminal.json:
                     terminal.output.show_json(event, one_line=True)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 from typing import Final
 
 from turnkeeper.terminal.answering import ENDS, Answering
@@ -12,7 +13,7 @@ from turnkeeper.terminal.failures import CommandFailed
 from turnkeeper.terminal.interruption import Interruption
 from turnkeeper.terminal.names import in_one_line
 from turnkeeper.terminal.question import ask_one_of
-from turnkeeper_client import Client, Session, TurnState, TurnStream
+from turnkeeper_client import Client, EventStream, Session, TurnState
 from turnkeeper_client.errors import Aborted, SessionError
 from turnkeeper_client.pb.v1.chat_pb2 import IF_BUSY_WITHDRAW_PENDING, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
@@ -26,6 +27,8 @@ WAITING: Final = frozenset(
         TurnState.TURN_STATE_AWAITING_BUDGET,
     }
 )
+TICK: Final = 1.0
+"""Seconds after which the screen is looked at if no event comes."""
 _MAY_WAIT: Final = frozenset({"approval_requested", "client_tool_requested", "budget_reached"})
 
 
@@ -36,6 +39,7 @@ class TurnView:
         self._output = output
         self._client = client
         self._session = session
+        self._stream: EventStream | None = None
 
     async def show_sent(self, text: str) -> Turn | None:
         """Sends a message, and shows its turn. Returns the turn as it is in the end; None if it was not accepted.
@@ -43,14 +47,14 @@ class TurnView:
         If a turn waits for approvals, asks whether the message takes its place. Returns None if the person refuses.
         """
         try:
-            return await self._show(_events_of(self._session.stream(text)))
+            return await self._show(self._events_of(self._session.stream(text)))
         except Aborted as error:
             waiting = await self._replaceable(error)
             if waiting is None:
                 raise
             if not await self._is_to_be_replaced(waiting):
                 return None
-        return await self._show(_events_of(self._session.stream(text, if_busy=IF_BUSY_WITHDRAW_PENDING)))
+        return await self._show(self._events_of(self._session.stream(text, if_busy=IF_BUSY_WITHDRAW_PENDING)))
 
     async def show_from(self, turn_id: str, after: int) -> Turn | None:
         """Shows a turn from the event behind this number on."""
@@ -73,10 +77,10 @@ class TurnView:
         cancellation = _Cancellation(self._session, answering, interruption)
         answering.begin()
         try:
-            between = interruption.between(events, longest=lambda: answering.stale_for)
+            between = interruption.between(events, longest=lambda: min(answering.stale_for or TICK, TICK))
             async with contextlib.aclosing(between) as stream:
                 async for event in stream:
-                    answering.show(event)
+                    answering.show(event, away=self._stream.away_for if self._stream else timedelta())
                     cancellation.go_on()
         except SessionError:
             if not answering.state:  # else the failure of the turn is on the screen
@@ -129,18 +133,20 @@ class TurnView:
 
     async def _events(self, turn_id: str, after: int) -> Events:
         """Yields the turn's events behind this number, until it ends or waits."""
-        async with contextlib.aclosing(aiter(self._session.follow(after=after, turn_id=turn_id))) as events:
+        stream = self._session.follow(after=after, turn_id=turn_id)
+        async with contextlib.aclosing(self._events_of(stream)) as events:
             async for event in events:
                 yield event
                 kind = event.WhichOneof("payload")
                 if kind in ENDS or (kind in _MAY_WAIT and (await self._session.turn(turn_id)).state in WAITING):
                     return
 
-
-async def _events_of(stream: TurnStream) -> Events:
-    async with contextlib.aclosing(aiter(stream)) as events:
-        async for event in events:
-            yield event
+    async def _events_of(self, stream: EventStream) -> Events:
+        """Yields the events of a stream, which is the one on the screen from now on."""
+        self._stream = stream
+        async with contextlib.aclosing(aiter(stream)) as events:
+            async for event in events:
+                yield event
 
 
 class _Cancellation:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from google.protobuf.json_format import MessageToDict
 
 from tests import harness
 from tests.demo import ports
+from tests.e2e.support.environment import AGENTS
 from tests.e2e.terminal.programs import LARGE, SMALL, CommandLine, send
 from tests.pseudo_terminal import CTRL_C
-from turnkeeper.pb.v1 import chat_pb2
+from tests.test_tools import FOLDER, ToolControl
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -147,6 +150,42 @@ async def test_a_message_takes_the_place_of_a_turn_that_waits_if_the_person_says
     assert stubs.chat.GetTurn(request).turn.state == chat_pb2.TURN_STATE_CANCELLED
 
 
+async def test_a_question_ends_when_another_decides(turnkeeper: CommandLine, stubs: Any) -> None:
+    async with turnkeeper.on_terminal("chat", "asker") as terminal:
+        await terminal.until("leaves\n>")
+        terminal.type("act together\n")
+        await terminal.until("(y/n/e):")
+        terminal.type("y no Enter yet")
+        request = approval_pb2.ListApprovalsRequest(states=[approval_pb2.APPROVAL_STATE_PENDING], page_size=100)
+        (waiting,) = [
+            approval
+            for approval in stubs.approvals.ListApprovals(request).approvals
+            if approval.session_id.endswith(_session_of(terminal.text))
+        ]
+        await turnkeeper("approve", waiting.approval_id, "--yes")
+        await terminal.until(f"approval {waiting.approval_id} is approved by default already")
+        await terminal.until("Acted.\n>")
+        terminal.type("Hello\n")
+        await terminal.until("You said: Hello\n>")
+        terminal.type("/quit\n")
+        assert await terminal.ended() == 0
+
+
+def _session_of(text: str) -> str:
+    return text.partition("session ")[2].split()[0]
+
+
+async def test_what_was_typed_before_the_prompt_counts_a_ctrl_d_too(turnkeeper: CommandLine) -> None:
+    async with turnkeeper.on_terminal("chat", "talker") as terminal:
+        terminal.type("\x04")
+        assert await terminal.ended() == 0
+        assert "goes on" in terminal.text
+    async with turnkeeper.on_terminal("chat", "talker") as terminal:
+        terminal.type("Hello\n\x04")
+        await terminal.until("> Hello\nYou said: Hello")
+        assert await terminal.ended() == 0
+
+
 async def test_what_a_model_writes_is_text_and_markdown_loses_none_of_it(turnkeeper: CommandLine) -> None:
     async with turnkeeper.on_terminal("chat", "talker") as terminal:
         await terminal.until("leaves\n>")
@@ -249,6 +288,28 @@ text = {json.dumps(WHOLE)}
 """
 
 
+async def test_a_decision_is_sent_until_a_server_takes_it(
+    mongo_uri: str, database_name: str, tool_control: ToolControl
+) -> None:
+    flags = ("--port", str(ports.free_port()), "--agents", str(AGENTS), "--identity", "none")
+    variables = {"PYTHONPATH": str(tool_control.folder), FOLDER: str(tool_control.folder)}
+    async with harness.scripted(SCRIPT) as model:
+        served = partial(harness.server_process, mongo_uri, database_name, model, flags=flags, variables=variables)
+        async with served() as killed, CommandLine(killed.address).on_terminal("chat", "asker") as terminal:
+            await terminal.until("leaves\n>")
+            terminal.type("act at last\n")
+            await terminal.until("(y/n/e):")
+            await killed.kill()
+            terminal.type("y\n")
+            await terminal.until("no answer from the service; trying again until Ctrl-C")
+            async with served() as server:
+                await terminal.until("Acted.\n>")
+                await server.terminate()
+                terminal.type("/quit\n")
+                assert await terminal.ended() == 0
+            assert "goaway" not in terminal.text.lower(), "gRPC writes nothing onto the screen"
+
+
 async def test_the_screen_is_the_stored_message_after_the_server_was_killed_in_mid_answer(
     mongo_uri: str, database_name: str
 ) -> None:
@@ -262,6 +323,7 @@ async def test_the_screen_is_the_stored_message_after_the_server_was_killed_in_m
         terminal.type("Where?\n")
         await terminal.until("漢字漢字漢字漢字漢")
         await killed.kill()
+        await terminal.until("no answer from the service for 3 s; trying again")
         async with harness.server_process(mongo_uri, database_name, model, flags=flags):
             await terminal.until("木橋.\n>")
             terminal.type("Again?\n")

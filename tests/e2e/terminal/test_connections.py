@@ -101,6 +101,8 @@ async def test_a_profile_and_variables_stand_for_flags(
     file.write_text('[profile.ada]\naddress = "127.0.0.1:1"\ntls_ca = "ca.pem"\ntoken_file = "ada.token"\n')
     monkeypatch.setenv("TURNKEEPER_CLIENT_PROFILES", str(file))
     by_profile = await CommandLine(guarded, ("--profile", "ada"))("sessions")  # its own --address wins
+    assert (await CommandLine(guarded, ("--profile", "ada"))("health")).output == "SERVING\n"
+    assert "has no profile 'bob'" in (await CommandLine(guarded, ("--profile", "bob"))("health", status=2)).errors
     monkeypatch.setenv("TURNKEEPER_CLIENT_PROFILE", "ada")
     monkeypatch.setenv("TURNKEEPER_CLIENT_TOKEN_FILE", str(folder / "olga.token"))
     by_variable = await CommandLine(guarded)("sessions", "--mine")

@@ -134,7 +134,7 @@ async def test_nothing_is_decided_by_enter_or_by_what_was_typed_before(
 async def test_a_forged_question_is_text(turnkeeper: CommandLine, stubs: Any) -> None:
     turn = await send(stubs, "asker", f"forge {FORGED}")
     async with turnkeeper.on_terminal("approve", turn.pending[0].approval_id, size=LARGE) as shown:
-        await shown.until(lambda text: "\nRun it?" in text)
+        await shown.until(lambda text: "\nRun it? y runs it, n WHY rejects it, e edits it (y/n/e):" in text)
         assert shown.lines[1].startswith("act  irreversible")  # nothing has cleared the screen
         assert [line for line in shown.lines if line.startswith("Run it?")] == [
             "Run it? y runs it, n WHY rejects it, e edits it (y/n/e):"
@@ -193,12 +193,12 @@ async def test_arguments_are_edited_in_the_persons_editor(turnkeeper: CommandLin
 async def test_ctrl_c_leaves_it_open(turnkeeper: CommandLine, stubs: Any) -> None:
     turn = await send(stubs, "asker", "act never")
     async with turnkeeper.on_terminal("reject", turn.pending[0].approval_id) as shown:
-        await shown.until("Reject it?")
+        await shown.until("Reject it? y WHY rejects it, n leaves it open (y/n):")
         shown.type(CTRL_C)
         assert await shown.ended() == 130
         assert "Traceback" not in shown.text
     async with turnkeeper.on_terminal("reject", turn.pending[0].approval_id) as shown:
-        await shown.until("Reject it?")
+        await shown.until("Reject it? y WHY rejects it, n leaves it open (y/n):")
         shown.type("\x04")
         assert await shown.ended() == 3
     assert approval_of(stubs, turn).state == approval_pb2.APPROVAL_STATE_PENDING

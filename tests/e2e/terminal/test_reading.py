@@ -1,6 +1,10 @@
 """Commands that read: what they print is what the RPC returns, and what others wrote is text."""
 
+import asyncio
+import contextlib
+import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from tests.e2e.terminal.programs import CommandLine, send
+from turnkeeper.command_line import main
 from turnkeeper.pb.v1 import agent_pb2, chat_pb2, operator_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -121,6 +126,27 @@ async def test_tools_show_what_happens_to_a_call_and_why(turnkeeper: CommandLine
     assert rows["send_message"][1:4] == ["is", "denied", "rule"]
     assert '"properties"' in shown
     assert "class idempotent" in (await turnkeeper("tools", "plain")).output
+
+
+async def test_a_file_of_agents_is_checked_for_a_program_too(tmp_path: Path) -> None:
+    file = tmp_path / "agents.toml"
+    file.write_text('[[agent]]\nname = "desk"\n')
+
+    def check(*flags: str) -> tuple[int, str, str]:
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            status = main(["agents", "check", str(file), *flags])
+        return status, output.getvalue(), errors.getvalue()
+
+    assert await asyncio.to_thread(check) == (0, f"{file} is in order: desk\n", "")
+    status, output, errors = await asyncio.to_thread(check, "--json")
+    assert (status, errors) == (0, "")
+    assert json.loads(output) == {"file": str(file), "ok": True, "agents": ["desk"], "warnings": [], "message": ""}
+    file.write_text('[[agent]]\nnam = "desk"\n')
+    status, output, errors = await asyncio.to_thread(check, "--json")
+    finding = json.loads(output)
+    assert (status, errors, finding["ok"], finding["agents"]) == (1, "", False, [])
+    assert f"{file}:2: " in finding["message"]
 
 
 async def test_what_cannot_be_told_apart_or_does_not_exist(

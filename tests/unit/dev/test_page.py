@@ -96,5 +96,5 @@ def test_the_recorded_terminal_of_the_readme_is_what_is_printed_now() -> None:
     )
     for line in lines(shown, width=80, height=24):
         assert "".join(text(line).replace(program(), "turnkeeper").split()) in "".join(recorded.split())
-    for words in ("send_message waits for you -> turnkeeper approve", "approved by default", "turn answered after"):
+    for words in ("send_message waits for you → turnkeeper approve", "approved by default", "answered in"):
         assert "".join(words.split()) in "".join(recorded.split())

@@ -3,6 +3,8 @@
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from datetime import timedelta
+from time import monotonic
 
 from turnkeeper_client.batch import Batch, Response
 from turnkeeper_client.delivered import DeliveredEvents
@@ -35,6 +37,15 @@ class EventStream:
         self._delivered = DeliveredEvents()
         self._through_sequence = 0
         self._caught_up = False
+        self._away_since: float | None = None
+
+    @property
+    def away_for(self) -> timedelta:
+        """How long the service has been away: it does not answer, or refuses the stream for now. Zero otherwise.
+
+        The stream tries again by itself meanwhile.
+        """
+        return timedelta() if self._away_since is None else timedelta(seconds=monotonic() - self._away_since)
 
     @property
     def cursor(self) -> str:
@@ -99,6 +110,7 @@ class EventStream:
                 with closing(self._connection()) as responses:
                     for response in responses:
                         patience.responded()
+                        self._away_since = None
                         yield response
                 return
             except (SessionError, TransportError) as error:
@@ -107,6 +119,8 @@ class EventStream:
                     self._tokens.reject(token)
                 if isinstance(error, SessionError):
                     self._cursor = self._next_cursor(error)
+            if pause and self._away_since is None:
+                self._away_since = monotonic()
             sleep(pause)
 
     def _next_cursor(self, error: SessionError) -> str:

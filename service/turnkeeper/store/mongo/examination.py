@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pymongo.errors import ConfigurationError, InvalidName, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidName, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.store.mongo import indexes, rights, seeds
@@ -21,6 +21,8 @@ class Examined:
     """Of MongoDB."""
     ahead: timedelta
     """How far its clock is ahead of this machine's; less than zero if it is behind."""
+    free: int | None
+    """Free bytes of the disk that has the primary's data; None if the user may not ask."""
 
 
 def _machine_clock() -> datetime:
@@ -50,9 +52,24 @@ async def examine(
         before = clock()
         hello = await connection.client.admin.command("hello")
         ahead = hello["localTime"].replace(tzinfo=UTC) - (before + (clock() - before) / 2)
+        free = await _free(connection)
         version = (await connection.client.server_info())["version"]
     except PyMongoError as error:
         raise indexes.UnfitDatabase(indexes.why_unprepared(error, connection)) from None
     finally:
         await connection.close()
-    return Examined(hosts=seeds.hosts_of(uri), version=version, ahead=ahead)
+    return Examined(hosts=seeds.hosts_of(uri), version=version, ahead=ahead, free=free)
+
+
+async def _free(connection: Connection) -> int | None:
+    """Returns the free bytes of the primary's disk; None if it does not tell. A database without data does not."""
+    for database in (connection.database, connection.client.admin):
+        try:
+            stats = await database.command("dbStats")
+        except OperationFailure as error:
+            if error.code not in indexes.NOT_ALLOWED:
+                raise
+            continue
+        if total := stats.get("fsTotalSize"):
+            return int(total - stats["fsUsedSize"])
+    return None
