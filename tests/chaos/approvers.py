@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
+from tests.chaos import tenants
 from tests.chaos.calls import Caller
 from tests.chaos.users import Term
 from turnkeeper.pb.v1 import approval_pb2, event_pb2, session_pb2
@@ -16,13 +18,21 @@ _PLANS = {"approve": 11, "reject": 5, "race": 3, "wait": 2, "late": 2, "never": 
 
 
 class Approver:
-    """Lists the approvals of all sessions, and deals with each of them once."""
+    """Lists the approvals of all sessions, and deals with each of them once, in the name of several people."""
 
-    def __init__(self, caller: Caller, *, term: Term) -> None:
+    def __init__(self, caller: Caller, others: Mapping[str, Caller], *, term: Term) -> None:
+        """`others`: who votes beside the caller, by principal; also who may not."""
         self._caller = caller
+        self._others = others
         self._rng = caller.rng
         self._term = term
         self._seen: set[str] = set()
+
+    async def lend(self) -> None:
+        """Lends the authority of the last of the others to the deputy."""
+        request = approval_pb2.DelegateApprovalsRequest(principal=tenants.DEPUTY)
+        request.until.FromSeconds(int(time.time()) + 24 * 3600)
+        await self._others[tenants.OTHERS[-1]].call("DelegateApprovals", request)
 
     async def work(self, done: asyncio.Event) -> None:
         """Decides approvals until the users are done. `finish` decides the rest, so that their turns can end."""
@@ -38,7 +48,7 @@ class Approver:
         """Approves every pending approval, until no session has an active turn or the term is over."""
         while time.monotonic() < self._term.until:
             pending = await self._pending()
-            await asyncio.gather(*(self._decide(approval, self._kind_of_yes(approval)) for approval in pending))
+            await asyncio.gather(*map(self._finish, pending))
             if not pending and not await self._goes_on_somewhere():
                 return
             await asyncio.sleep(_EVERY)
@@ -84,20 +94,30 @@ class Approver:
         await asyncio.sleep(seconds)
         await self._decide(approval, _APPROVE)
 
-    async def _decide(self, approval: Approval, decision: int) -> None:
-        """Sends one decision, to one replica or to several at once."""
+    async def _decide(self, approval: Approval, decision: int, *, all_: bool = False) -> None:
+        """Sends one decision of several people, each to one replica or to several at once. `all_`: of all of them."""
         request = approval_pb2.DecideApprovalRequest(
             approval_id=approval.approval_id,
             decision=decision,  # type: ignore[arg-type]
             arguments_hash=approval.arguments_hash,
             result_json='"marked as done"' if decision == _OUTCOMES["MARK_DONE"] else "",
         )
-        await self._caller.copies("DecideApproval", request, most=3)
+        await asyncio.gather(*(voter.copies("DecideApproval", request, most=3) for voter in self._voters(all_=all_)))
+
+    def _voters(self, *, all_: bool) -> list[Caller]:
+        """Returns the caller with some of the others, in any order: enough of them for a quorum most of the time."""
+        if all_:
+            return [self._caller, *self._others.values()]
+        count = self._rng.choices(range(len(self._others) + 1), [1, 6, 4, 2, 1][: len(self._others) + 1])[0]
+        voters = [self._caller, *self._rng.sample(sorted(self._others.values(), key=lambda voter: voter.name), count)]
+        self._rng.shuffle(voters)
+        return voters
 
     async def _wait_for(self, approval: Approval) -> None:
         request = approval_pb2.WaitApprovalRequest(approval_id=approval.approval_id)
         request.wait.FromSeconds(4)
         await self._caller.call("WaitApproval", request, wait=4.0)
 
-    def _kind_of_yes(self, approval: Approval) -> int:
-        return _OUTCOMES["GIVE_UP"] if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME else _APPROVE
+    async def _finish(self, approval: Approval) -> None:
+        is_outcome = approval.kind == event_pb2.APPROVAL_KIND_OUTCOME
+        await self._decide(approval, _OUTCOMES["GIVE_UP"] if is_outcome else _APPROVE, all_=True)

@@ -36,6 +36,7 @@ from tests.chaos.promises.texts import (
     i16_history_can_be_sent_to_a_model,
     texts_of_readers_are_whole,
 )
+from tests.chaos.promises.votes import votes_are_of_those_who_may
 from tests.chaos.reading import read
 from tests.chaos.summary import summary
 
@@ -59,8 +60,9 @@ PROMISES: Mapping[str, Callable[[History], Finding]] = {
     "refusals": refusals_say_when_to_come_back,
     "texts": texts_of_readers_are_whole,
     "turns": every_turn_ends_or_waits,
+    "votes": votes_are_of_those_who_may,
 }
-"""The promises that are judged; the last four: defects, refusals, texts that readers put together, ends of turns."""
+"""The promises that are judged; the last five: defects, refusals, texts of readers, ends of turns, who decided."""
 
 SETTLE = 60.0
 EVIDENCE = "evidence.txt"

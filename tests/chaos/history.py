@@ -100,7 +100,8 @@ class History:
     Each session has its tenant before its id, as `tenants.key` writes it; both tenants have sessions of the same id.
 
     `first_seen`: when a client first received an event, wall seconds, by session and number. `unfit`: the differences
-    that tests/checker finds. `until`: when clients began nothing new any more.
+    that tests/checker finds. `until`: when clients began nothing new any more. `audit`: the records of
+    decisions, by approval.
     """
 
     logs: Mapping[str, Sequence[Logged]] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class History:
     turns: Mapping[str, Document] = field(default_factory=dict)
     ledger: Mapping[str, Document] = field(default_factory=dict)
     approvals: Mapping[str, Document] = field(default_factory=dict)
+    audit: Mapping[str, Sequence[Document]] = field(default_factory=dict)
     tries: Sequence[Try] = ()
     left: Sequence[str] = ()
     chains: Sequence[Chain] = ()

@@ -93,9 +93,8 @@ class _Load:
     async def run(self, sessions: int) -> None:
         """Runs users and approvers. The approvers end after the users."""
         users_done = asyncio.Event()
-        approvers = [
-            Approver(self._caller(f"approver{number}", tenants.APPROVER), term=self._term) for number in range(2)
-        ]
+        approvers = [self._approver(number) for number in range(2)]
+        await approvers[0].lend()
         async with asyncio.TaskGroup() as group:
             for approver in approvers:
                 group.create_task(approver.work(users_done))
@@ -104,6 +103,11 @@ class _Load:
             finally:
                 users_done.set()
         await approvers[0].finish()
+
+    def _approver(self, number: int) -> Approver:
+        names = (*tenants.OTHERS, tenants.DEPUTY, tenants.USER)
+        others = {name: self._caller(f"{name} of approver{number}", name) for name in names}
+        return Approver(self._caller(f"approver{number}", tenants.APPROVER), others, term=self._term)
 
     async def _users(self, sessions: int) -> None:
         async with asyncio.TaskGroup() as group:

@@ -38,6 +38,7 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
             for name in ("heads", "turns", "tool_calls", "approvals")
         }
         events = await majority.events.find({}, sort=[("seq", 1)]).to_list()
+        audit = [json.loads(record["text"]) for record in await majority.audit_records.find({}).to_list()]
     unfit = await differences(uri, database)
     return History(
         logs=logs_of(events),
@@ -45,6 +46,7 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
         turns={turn["id"]: turn for turn in documents["turns"]},
         ledger={entry["id"]: entry for entry in documents["tool_calls"]},
         approvals={approval["id"]: approval for approval in documents["approvals"]},
+        audit=decisions_in(audit),
         tries=[call for records in (calls, *_floods(folder)) for call in tries_of(records)],
         left=[line["turn"] for line in calls if line["line"] == "left"],
         chains=chains_of(streams),
@@ -55,6 +57,15 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
         unfit=unfit,
         until=load["over"],
     )
+
+
+def decisions_in(records: Iterable[Document]) -> Mapping[str, Sequence[Document]]:
+    """Returns the records of decisions, by approval."""
+    decisions: dict[str, list[Document]] = {}
+    for record in records:
+        if record["action"] == "decide_approval":
+            decisions.setdefault(record["target"], []).append(record)
+    return decisions
 
 
 def _floods(folder: Path) -> list[list[dict[str, Any]]]:

@@ -20,10 +20,18 @@ from turnkeeper.identity.tokens import HEADER, SCHEME
 TENANTS: Final = ("amber", "birch")
 USER: Final = "user"
 APPROVER: Final = "approver"
+OTHERS: Final = ("second", "third")
+DEPUTY: Final = "deputy"
+"""Votes with the authority of the last one of OTHERS, who lends it."""
 SPY: Final = "spy"
+GROUP: Final = "finance"
+MEMBERS: Final = frozenset({APPROVER, *OTHERS, USER})
+"""Who is in the group that decides on payments; the user causes all calls, and may decide none."""
 PRINCIPALS: Final[Mapping[str, Sequence[str]]] = {
-    USER: ["caller"],
+    USER: ["caller", "approver"],
     APPROVER: ["approver", "auditor"],
+    **{name: ["approver"] for name in OTHERS},
+    DEPUTY: ["approver"],
     SPY: ["caller", "approver", "operator", "auditor", "platform"],
 }
 """The principals of each tenant, and their roles."""
@@ -112,5 +120,6 @@ def _token(signer: ec.EllipticCurvePrivateKey, subject: str) -> str:
 def _row(tenant: str, name: str) -> str:
     return (
         f'[[principal]]\nname = "{name}"\ntenant = "{tenant}"\nroles = {json.dumps(PRINCIPALS[name])}\n'
+        f"groups = {json.dumps([GROUP] if name in MEMBERS else [])}\n"
         f'tokens = [{{ issuer = "{ISSUER}", subject = "{tenant}/{name}" }}]\n'
     )

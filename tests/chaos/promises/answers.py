@@ -116,9 +116,9 @@ def _decided(call: Try, history: History) -> str | None:
     if approval is None:
         return f"there is no approval {call.request['approval']}"
     event = history.at(approval["session_id"], call.answer["sequence"])
-    if event is None or event.kind != "approval_decided":
+    if event is None or event.kind not in ("approval_decided", "approval_voted"):
         return f"event {call.answer['sequence']} is {_shown(event)}, not the decision on {call.request['approval']}"
-    decided = event.event.approval_decided
+    decided = getattr(event.event, event.kind)
     same = (decided.approval_id, decided.decision) == (call.request["approval"], call.request["decision"])
     return "" if same else f"event {event.sequence} is another decision"
 

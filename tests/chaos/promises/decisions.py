@@ -31,7 +31,7 @@ def i6_an_approval_is_left_once(history: History) -> Finding:
     for name in ends.keys() - history.approvals.keys():
         finding.expect(False, f"approval {name} is in the log, and there is no document")
     for name, tries in _decisions(history).items():
-        decided = {call.request["decision"] for call in tries if call.ok}
+        decided = {call.request["decision"] for call in tries if call.ok and not _is_vote(call, history)}
         finding.expect(len(decided) <= 1, f"approval {name}: the decisions {sorted(decided)} were both acknowledged")
     return finding
 
@@ -47,12 +47,19 @@ def i7_expired_is_not_decided(history: History) -> Finding:
         both = {"approval_decided", "approval_expired"} <= kinds
         finding.expect(not both, f"approval {name} was decided, and expired")
         if "approval_expired" in kinds:
-            accepted = [call.number for call in tries.get(name, ()) if call.ok]
+            accepted = [call.number for call in tries.get(name, ()) if call.ok and not _is_vote(call, history)]
             finding.expect(not accepted, f"approval {name} expired, and calls {accepted} were acknowledged")
         else:
             expired = [call.number for call in tries.get(name, ()) if call.answer.get("reason") == "APPROVAL_EXPIRED"]
             finding.expect(not expired, f"approval {name} did not expire, and calls {expired} were refused as expired")
     return finding
+
+
+def _is_vote(call: Try, history: History) -> bool:
+    """Returns True if the acknowledged call is a vote that did not decide the approval: others may decide otherwise."""
+    approval = history.approvals.get(str(call.request["approval"]))
+    event = history.at(approval["session_id"], call.answer.get("sequence", 0)) if approval is not None else None
+    return event is not None and event.kind == "approval_voted"
 
 
 def _ends(history: History) -> Mapping[str, Sequence[Logged]]:

@@ -45,3 +45,13 @@ def connections_broke(run: Run) -> None:
     run.tried("GetTurn", {}, status="INTERNAL", message="Received RST_STREAM with error code 2")
     ends = [("UNAVAILABLE", ""), ("INTERNAL", "RST_STREAM closed stream"), ("OK", "")]
     run.chains[0] = replace(run.chains[0], ends=ends)
+
+
+def a_call_was_refused_without_a_time_to_come_back(run: Run) -> None:
+    request = {"request": "r-9", "text": "say u-9: too much"}
+    run.tried("SendMessage", request, status="RESOURCE_EXHAUSTED", reason="OVERLOADED", retry=700)
+    run.tried("SendMessage", request, status="RESOURCE_EXHAUSTED", reason="OVERLOADED")
+
+
+def a_stream_was_refused_by_grpc_itself(run: Run) -> None:
+    run.tried("StreamMessage", {"request": "r-9", "text": "say u-9: too much"}, status="NOT_RESOURCE_EXHAUSTED")

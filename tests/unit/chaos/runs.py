@@ -21,6 +21,10 @@ INTERRUPTED = message_pb2.FINISH_REASON_INTERRUPTED
 APPROVE, REJECT = event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_REJECT
 
 
+ASKED: dict[str, Any] = {"requester": tenants.USER, "approvers": {"groups": [tenants.GROUP], "k": 2}}
+"""What each approval has of its request."""
+
+
 @dataclass
 class Run:
     """A run that a test may change before it is checked. `events` are (event, fence)."""
@@ -30,6 +34,7 @@ class Run:
     turns: dict[str, dict[str, Any]] = field(default_factory=dict)
     ledger: dict[str, dict[str, Any]] = field(default_factory=dict)
     approvals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    audit: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     tries: list[Try] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     chains: list[Chain] = field(default_factory=list)
@@ -56,6 +61,7 @@ class Run:
             turns=self.turns,
             ledger=self.ledger,
             approvals=self.approvals,
+            audit=self.audit,
             tries=self.tries,
             left=self.left,
             chains=self.chains,
@@ -217,7 +223,7 @@ def _call(run: Run, turn: str, tool: str, arguments: str, *, fence: int) -> None
     run.log("tool_called", turn, fence=fence, **about)
     run.log("approval_requested", turn, fence=fence, approval_id=approval, round=1, **about)
     run.ledger[call] = {"key": f"key-{number}", **about}
-    run.approvals[approval] = {"id": approval, "session_id": SESSION, "state": "PENDING"}
+    run.approvals[approval] = {"id": approval, "session_id": SESSION, "state": "PENDING", **ASKED}
 
 
 def _decision(run: Run, decision: event_pb2.ApprovalDecision.ValueType) -> None:
@@ -227,8 +233,12 @@ def _decision(run: Run, decision: event_pb2.ApprovalDecision.ValueType) -> None:
         "arguments_hash": "hash-2",
         "round": 1,
     }
+    for person in (tenants.APPROVER, tenants.OTHERS[0]):
+        vote: dict[str, Any] = {"person": person, "authority": person, "decision": decision}
+        run.log("approval_voted", "t2", fence=3, **vote, **decision_fields)
+        run.audit.setdefault("a-2", []).append({"details": {"decided_by": person, "votes": "of 2"}})
     run.log("approval_decided", "t2", fence=3, decision=decision, **decision_fields)
-    run.approvals["a-2"]["state"] = "APPROVED"
+    run.approvals["a-2"] |= {"state": "APPROVED", "decision": "APPROVE", "sequence": len(run.events)}
     run.tried("DecideApproval", {"approval": "a-2", "decision": decision}, approval="a-2", sequence=len(run.events))
     refused = {"status": "FAILED_PRECONDITION", "reason": "APPROVAL_ALREADY_PROCESSED"}
     run.tried("DecideApproval", {"approval": "a-2", "decision": REJECT}, **refused)

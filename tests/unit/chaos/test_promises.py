@@ -9,7 +9,13 @@ import pytest
 from tests.chaos.checker import PROMISES, judge
 from tests.chaos.history import Chain, Prompt
 from tests.chaos.tools import hash_of
-from tests.unit.chaos.defects import DEFECTS, connections_broke
+from tests.unit.chaos.defects import (
+    DEFECTS,
+    a_call_was_refused_without_a_time_to_come_back,
+    a_stream_was_refused_by_grpc_itself,
+    connections_broke,
+)
+from tests.unit.chaos.foreign_votes import FOREIGN_VOTES
 from tests.unit.chaos.leaks import LEAKS
 from tests.unit.chaos.runs import APPROVE, REJECT, SESSION, SESSION_ID, Run, clean
 from turnkeeper.pb.v1 import event_pb2
@@ -156,7 +162,8 @@ def a_tool_runs_without_its_approval(run: Run) -> None:
 
 def two_decisions_are_acknowledged(run: Run) -> None:
     """The second names the first one's event, which breaks I3, too."""
-    run.tried("DecideApproval", {"approval": "a-2", "decision": REJECT}, approval="a-2", sequence=11)
+    first = run.find("approval_decided").sequence
+    run.tried("DecideApproval", {"approval": "a-2", "decision": REJECT}, approval="a-2", sequence=first)
 
 
 def an_approval_differs_from_its_log(run: Run) -> None:
@@ -310,16 +317,6 @@ def _hash_of_pledge() -> str:
     return hash_of({"label": "u-4"})
 
 
-def a_call_was_refused_without_a_time_to_come_back(run: Run) -> None:
-    request = {"request": "r-9", "text": "say u-9: too much"}
-    run.tried("SendMessage", request, status="RESOURCE_EXHAUSTED", reason="OVERLOADED", retry=700)
-    run.tried("SendMessage", request, status="RESOURCE_EXHAUSTED", reason="OVERLOADED")
-
-
-def a_stream_was_refused_by_grpc_itself(run: Run) -> None:
-    run.tried("StreamMessage", {"request": "r-9", "text": "say u-9: too much"}, status="NOT_RESOURCE_EXHAUSTED")
-
-
 BREAKS: dict[Break, set[str]] = {
     a_number_is_left_out: {"I1"},
     a_number_comes_twice: {"I1"},
@@ -365,6 +362,7 @@ BREAKS: dict[Break, set[str]] = {
     a_tool_starts_after_a_cancel: {"I12"},
     **{damage: {"I13"} for damage in LEAKS},
     **{damage: {"defects"} for damage in DEFECTS},
+    **{damage: {"votes"} for damage in FOREIGN_VOTES},
     a_tool_saw_other_arguments: {"I14"},
     a_tool_ran_that_was_approved_as_another: {"I14"},
     a_turn_whose_client_left_stands_still: {"I15", "turns"},
