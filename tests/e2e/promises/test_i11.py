@@ -127,9 +127,12 @@ _BUSY = [value for value in chat_pb2.IfBusy.values() if value]
 
 
 async def _at_rest(client: AsyncMongoClient[dict[str, Any]], database: str) -> bool | None:
-    """Returns True if no turn is under way, else None. A turn that waits for a decision rests."""
-    under_way = {"tenant": harness.TENANT, "state": {"$in": ["PENDING", "RUNNING", "BACKING_OFF"]}}
-    return None if await client[database].turns.count_documents(under_way) else True
+    """Returns True if no turn is under way, else None. One that waits for a decision rests, and what is queued behind
+    it rests, too."""
+    turns, heads = client[database].turns, client[database].heads
+    moving = {"tenant": harness.TENANT, "state": {"$in": ["PENDING", "RUNNING", "BACKING_OFF"]}}
+    active = [head["active_turn"] async for head in heads.find({"tenant": harness.TENANT, "active_turn": {"$gt": ""}})]
+    return None if await turns.count_documents(moving | {"id": {"$in": active}}) else True
 
 
 async def _copy(client: AsyncMongoClient[dict[str, Any]], source: str, target: str) -> None:
