@@ -5,13 +5,13 @@ from functools import partial
 
 import pytest
 from bson.errors import InvalidBSON
-from pymongo.message import _OpMsg
 
 from tests.builders import a_turn, an_event
-from tests.contracts.stores import a_changeset, begin, head_of
+from tests.contracts.stores import TextCodec, a_changeset, begin, head_of
 from tests.integration.mongo.batches import HELD_MS, assert_stored, next_changeset, until_sent
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import FailPoint, NewStore
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Conflict
 from turnkeeper.store.mongo.client import ClientSession, Document
 from turnkeeper.store.mongo.documents import SCHEMA
@@ -111,7 +111,7 @@ async def test_a_connection_with_replies_that_were_not_read_is_not_used_again(
     def send_and_ask(session: ClientSession) -> Document:
         """Returns the reply to a ping by the connection that was used last."""
         with monkeypatch.context() as patch:
-            patch.setattr(_OpMsg, "unpack_response", unreadable)
+            patch.setattr(pipeline, "decode", unreadable)
             with pytest.raises(InvalidBSON):
                 writes.send(connection, session)
         reply: Document = connection.client.delegate.admin.command("ping")
@@ -133,4 +133,37 @@ async def test_either_way_sends_what_is_too_large_for_one_command_in_parts(
     with recorder.recording() as commands:
         result = await store.commit(changeset)
     assert [name_of(command) for command in commands].count("insert") == 3, "two parts of the events, and the turn"
+    await assert_stored(store, changeset, result)
+
+
+async def test_replies_that_come_byte_by_byte_are_read(store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_MOST_BYTES", 1)
+    changeset = await next_changeset(store, await begin(store))
+    await assert_stored(store, changeset, await store.commit(changeset))
+
+
+async def test_a_reply_to_something_else_ends_the_connection(
+    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changeset = await next_changeset(store, await begin(store))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_MESSAGE", 1)
+        with pytest.raises(ServiceUnavailable):
+            await store.commit(changeset)
+    await assert_stored(store, changeset, await store.commit(changeset))
+
+
+async def test_compressed_replies_are_read(
+    mongo_uri: str, database_name: str, store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = "&" if "?" in mongo_uri else "?"
+    other = MongoStore(f"{mongo_uri}{mark}compressors=zlib", database=database_name, codec=TextCodec())
+    await other.open()
+    try:
+        changeset = await next_changeset(store, await begin(store))
+        monkeypatch.setattr(pipeline, "_Receiver", None)  # it is for replies that are not compressed
+        result = await other.commit(changeset)
+    finally:
+        monkeypatch.undo()
+        await other.close()
     await assert_stored(store, changeset, result)

@@ -8,14 +8,17 @@ any of it is given one command after the other.
 """
 # ruff: noqa: SLF001
 
+import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
+from bson import decode
 from bson.codec_options import DEFAULT_CODEC_OPTIONS
 from pymongo import _telemetry, helpers_shared, message
-from pymongo.errors import DocumentTooLarge
+from pymongo.errors import DocumentTooLarge, ExecutionTimeout, ProtocolError
 from pymongo.read_preferences import ReadPreference
 from pymongo.synchronous import client_session, mongo_client, pool
 
@@ -26,6 +29,7 @@ PRIVATE: Final[Sequence[tuple[object, str]]] = (
     (helpers_shared, "_check_command_response"),
     (message, "_COMMAND_OVERHEAD"),
     (message, "_op_msg"),
+    (pool.Connection, "_raise_connection_failure"),
     (pool.Connection, "add_server_api"),
     (pool.Connection, "apply_timeout"),
     (pool.Connection, "close_conn"),
@@ -42,6 +46,13 @@ CAN_SEND_TOGETHER: Final = all(hasattr(owner, name) for owner, name in PRIVATE)
 """This version of the driver has all of it."""
 _SHARED: Final = ("lsid", "txnNumber", "autocommit", "maxTimeMS")
 """Fields of a transaction's first command that the others have as well."""
+
+
+_HEADER: Final = struct.Struct("<iiiiIB")
+"""Before a reply's document: length, id, the request's number, code, flags, and the kind of what follows."""
+_MESSAGE: Final = 2013
+"""The code of a message that is not compressed."""
+_MOST_BYTES: Final = 64 * 1024
 
 
 class Command(Protocol):
@@ -166,14 +177,15 @@ class _Together:
     def _replies(self, conn: Any, requests: Sequence[_Request[Any]]) -> Sequence[Document]:
         """Returns all replies. If one does not come, the connection is closed: it must not be used again."""
         replies: list[Document] = []
+        receive = _Receiver(conn).next if conn.compression_context is None else partial(_compressed, conn)
         try:
             for request in requests:
-                reply = conn.receive_message(request.number)
-                replies.append(reply.unpack_response(codec_options=DEFAULT_CODEC_OPTIONS)[0])
-                if replies[-1].get("ok"):
-                    request.telemetry.succeeded(replies[-1], request.name, False)
+                reply = receive(request.number)
+                replies.append(reply)
+                if reply.get("ok"):
+                    request.telemetry.succeeded(reply, request.name, False)
                 else:
-                    request.telemetry.failed(replies[-1], request.name, True)
+                    request.telemetry.failed(reply, request.name, True)
         except BaseException:
             conn.close_conn("error")
             raise
@@ -181,3 +193,47 @@ class _Together:
             if replies:
                 self._client._process_response(replies[-1], self._session)
         return replies
+
+
+def _compressed(conn: Any, number: int) -> Document:
+    reply: Document = conn.receive_message(number).unpack_response(codec_options=DEFAULT_CODEC_OPTIONS)[0]
+    return reply
+
+
+class _Receiver:
+    """Reads replies that are not compressed, as many at once as have arrived.
+
+    The driver reads the header and the content of each by themselves, and the interpreter changes hands at each read.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+        self._unread = b""
+
+    def next(self, number: int) -> Document:
+        """Returns the reply to the request of this number. Raises ProtocolError for anything else."""
+        length = _HEADER.size
+        while True:
+            if len(self._unread) >= length:
+                length, _, answered, code, flags, kind = _HEADER.unpack_from(self._unread)
+                if (answered, code, flags, kind) != (number, _MESSAGE, 0, 0) or length <= _HEADER.size:
+                    raise ProtocolError("not the reply that was expected")
+                if len(self._unread) >= length:
+                    break
+            self._unread += self._read()
+        reply, self._unread = self._unread[_HEADER.size : length], self._unread[length:]
+        return decode(reply)
+
+    def _read(self) -> bytes:
+        conn = self._conn
+        try:
+            conn.apply_timeout(None)  # what is left of the time
+            if data := conn.conn.get_conn.recv(_MOST_BYTES):
+                return cast(bytes, data)
+            error: Exception = OSError("connection closed")
+        except ExecutionTimeout:
+            error = TimeoutError("timed out")
+        except OSError as broken:
+            error = broken
+        conn._raise_connection_failure(error)
+        raise error  # which the line before has done
