@@ -19,6 +19,7 @@ from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.policy.policies import Policies
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import HeadChange
 from turnkeeper.store.contract import Store
@@ -37,7 +38,7 @@ def approvals_on(store: Store) -> Approvals:
         held_leases=HeldLeases(),
         sources=Sources(now=lambda: datetime.now(UTC), new_id=new_id, jitter=lambda: 0.0),
     )
-    edits = ArgumentEdits(store, agents=AgentVersions({}, store), toolbox=Toolbox([]))
+    edits = ArgumentEdits(store, agents=AgentVersions({}, store), toolbox=Toolbox([]), policies=Policies({}))
     return Approvals(store, log_writer, feeds, edits=edits, metrics=metrics)
 
 

@@ -7,9 +7,13 @@ from typing import Any, Final
 from turnkeeper.agents_table import AgentsTable
 from turnkeeper.domain.approvers import Approvers
 from turnkeeper.domain.policy import PolicyRule
-from turnkeeper.domain.tool import PolicyAction
+from turnkeeper.domain.tool import PolicyAction, ToolClass
+from turnkeeper.policy.expression import BadExpression, compiled
 
-_KEYS: Final = frozenset({"tool", "action", "ttl", "name", "note", "approve"})
+_KEYS: Final = frozenset(
+    {"tool", "class", "when", "action", "ttl", "name", "note", "approve", "even_untrusted", "shadow"}
+)
+_CLASSES: Final = (ToolClass.READ_ONLY, ToolClass.IDEMPOTENT, ToolClass.IRREVERSIBLE)
 _APPROVE_KEYS: Final = frozenset(
     {"groups", "principals", "k", "exclude_requester", "veto", "reject_at", "ttl", "direct", "remember"}
 )
@@ -35,6 +39,10 @@ def rule_of(table: AgentsTable) -> PolicyRule:
         name=table.string("name"),
         note=table.string("note"),
         approvers=_approvers(approve),
+        tool_class=_tool_class(table),
+        when=_when(table),
+        even_untrusted=table.switch("even_untrusted"),
+        shadow=table.switch("shadow"),
         **ttl,
     )
 
@@ -48,6 +56,24 @@ def _action(table: AgentsTable) -> PolicyAction:
     if action not in actions:
         table.refuse("action", f"must be one of {', '.join(actions)}")
     return PolicyAction(action.upper())
+
+
+def _tool_class(table: AgentsTable) -> ToolClass | None:
+    name = table.string("class")
+    names = [tool_class.value.lower() for tool_class in _CLASSES]
+    if name and name not in names:
+        table.refuse("class", f"must be one of {', '.join(names)}")
+    return ToolClass(name.upper()) if name else None
+
+
+def _when(table: AgentsTable) -> str:
+    text = table.string("when")
+    if text:
+        try:
+            compiled(text)
+        except BadExpression as error:
+            table.refuse("when", str(error))
+    return text
 
 
 def _ttl(table: AgentsTable, approve: AgentsTable) -> Mapping[str, timedelta]:

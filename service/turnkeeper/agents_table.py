@@ -30,6 +30,7 @@ MAX_CHARACTERS: Final[Mapping[str, int]] = {
     "base_url": 2_048,
     "api_key_env": 128,
     "note": 1_024,
+    "when": 1_024,
 }
 """The greatest length of each string, in characters."""
 MAX_ITEMS: Final = 1_000

@@ -18,6 +18,7 @@ from turnkeeper.engine.approvals import Approvals, ArgumentEdits
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import CallMeasures, ClientTools
 from turnkeeper.engine.delegations import Delegations
+from turnkeeper.engine.denials import Denials
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.eventlog.sources import Sources
@@ -55,6 +56,7 @@ from turnkeeper.identity.server_certificate import ServerCertificate
 from turnkeeper.limits.limiter import Limiter
 from turnkeeper.limits.limits_file import LimitsFile
 from turnkeeper.model.by_agent import Models
+from turnkeeper.policy.policies import Policies
 from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.agents import AgentService
 from turnkeeper.rpc.approvals import ApprovalService
@@ -111,7 +113,7 @@ class Replica:
         """`settings.replica` is this replica's name; `schema` is the newest that it supports."""
         self._settings = settings
         self._store = store
-        self._agents, self._callers, self._certificate = configured.agents, configured.callers, configured.certificate
+        self._callers, self._certificate = configured.callers, configured.certificate
         self._telemetry = telemetry
         self._rng = random.Random()
         memory, metrics = MemoryBudget(settings.memory), telemetry.metrics
@@ -141,6 +143,10 @@ class Replica:
         load.limit.set_most(settings.calls_at_work)
         self._gate = Gate(load, settings.accept_wait, jitter=self._rng.random, recorder=metrics, memory=memory)
         self._agent_versions = AgentVersions(configured.agents, store)
+        self._denials = Denials()
+        self._policies = Policies(
+            configured.agents, groups_of=configured.callers.principals.groups_of, denial_of=self._denials.ruling_on
+        )
         self._toolbox = configured.toolbox
         self._worker = self._execution(configured.models, schema, memory.part("turns"))
         self._limiter = Limiter(configured.limits.table, turns=load.backlog, recorder=metrics)
@@ -160,6 +166,7 @@ class Replica:
             feeds=self._feeds,
             agents=self._agent_versions,
             toolbox=self._toolbox,
+            policies=self._policies,
             model_caller=ModelCaller(models.of, toolbox=self._toolbox, spans=spans, metrics=metrics),
             metrics=metrics,
             spans=spans,
@@ -197,7 +204,7 @@ class Replica:
         self._sessions = Sessions(
             store, log_writer, session_cache=self._session_cache, agents=versions, freezes=freezes
         )
-        edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox)
+        edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox, policies=self._policies)
         self._approvals = Approvals(store, log_writer, self._feeds, edits=edits, metrics=metrics)
         self._delegations = Delegations(store, self._callers.principals, sources=self._sources)
         self._client_tools = ClientTools(
@@ -209,7 +216,7 @@ class Replica:
         )
         parts: dict[str, Any] = {"worker": self._worker, "client_tools": self._client_tools, "metrics": metrics}
         self._turns = Turns(store, log_writer, self._feeds, sessions=self._sessions, freezes=freezes, **parts)
-        self._operations = Operations(store, self._turns, freezes, sources=self._sources)
+        self._operations = Operations(store, self._turns, freezes, self._denials, sources=self._sources)
         self._checkpoints = Checkpoints(store, log_writer, decode=decode)
         self._forks = Forks(store, store, log_writer, self._checkpoints, freezes=freezes, schema=schema)
 
@@ -298,7 +305,7 @@ class Replica:
                 page_tokens=page_tokens,
             )
         )
-        server.add(AgentService(self._agents, store, toolbox=self._toolbox, page_tokens=page_tokens))
+        server.add(AgentService(self._policies, store, toolbox=self._toolbox, page_tokens=page_tokens))
         server.add(AuditService(store))
         server.add(OperatorService(self._operations, store, page_tokens=page_tokens))
         port = server.listen(settings.address(settings.port), self._certificate)

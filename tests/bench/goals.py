@@ -31,6 +31,7 @@ GOALS: Final[Mapping[str, Goal]] = {
     "telemetry.otlp": Goal(1.05, of="ratio"),
     "identity.jwt": Goal(100, of="value"),
     "identity.mtls": Goal(100, of="value"),
+    "policy.call": Goal(100, of="value"),
     "audit.turns": Goal(0.97, of="ratio", at_most=False),
     "idle.stream.above": Goal(8, of="value"),
     "idle.session": Goal(0.25, of="value"),

@@ -35,7 +35,6 @@ async def keep(store: Store, call: Call, result: ToolResult = OK, **other: Any) 
     named: dict[str, Any] = {
         "attempt": call.attempt,
         "fence": call.fence,
-        "arguments_hash": call.arguments_hash,
         **other,
     }
     return await store.keep_late_result(call.session_key, call.id, result=result, **named)
@@ -55,7 +54,7 @@ async def test_it_is_on_the_call_and_on_the_approval_and_not_in_the_log(store: S
     assert (stored.late_attempt, stored.late_outcome, stored.late_result_json) == (3, OK.outcome, OK.result_json)
     assert stored == replace(call, late_attempt=3, late_outcome=OK.outcome, late_result_json=OK.result_json)
     shown = await store.approval(key.tenant, approval.id)
-    read = hash_with_late_result(call.arguments_hash, OK.result_json)
+    read = hash_with_late_result(approval.arguments_hash, OK.result_json)
     assert shown == replace(approval, late_result_json=OK.result_json, arguments_hash=read)
     assert (await head_of(store, key)).last_seq == before.last_seq
 
@@ -118,7 +117,7 @@ async def test_what_was_decided_without_knowing_it_is_a_conflict(store: Store) -
     assert await store.commit(changeset) == Conflict()
     now = (await ledger(store, call)).returned(ToolOutcome.UNKNOWN)
     assert await store.commit(a_changeset(head, an_event(), calls=(now,), approvals=(change,))) == Conflict()
-    read = replace(change.approval, arguments_hash=hash_with_late_result(call.arguments_hash, OK.result_json))
+    read = replace(change.approval, arguments_hash=hash_with_late_result(approval.arguments_hash, OK.result_json))
     known = ApprovalChange(approval=read, lapsed=None)
     await committed(store.commit(a_changeset(head, an_event(), calls=(now,), approvals=(known,))))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from tests.builders import NOON, a_call, a_session_key, a_turn, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, make_due, run_turn
 from tests.contracts.test_store_audit import a_record, stored
+from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
@@ -20,6 +21,7 @@ from turnkeeper.store.contract import Store
 from turnkeeper.store.operations import ActiveTurn, TurnFilter
 
 TENANT = "acme"
+DENIAL = ToolDenial(tenant=TENANT, pattern="refund", principal="olga", reason="fraud", create_time=NOON)
 FREEZE = Freeze(tenant=TENANT, agent="", principal="olga", reason="load", create_time=NOON)
 
 
@@ -132,6 +134,27 @@ async def test_a_freeze_is_removed_once_with_a_record(store: Store) -> None:
     assert await store.freezes() == []
     assert stored(last) in [record async for record in store.records(TENANT, seal=0)]
     assert await store.put_freeze(FREEZE, a_record())
+
+
+async def test_a_denial_takes_the_place_of_the_one_before_and_ends_by_the_stores_clock(store: Store) -> None:
+    await store.put_denial(DENIAL, first := a_record())
+    await store.put_denial(replace(DENIAL, reason="other"), second := a_record())
+    of_all = replace(DENIAL, pattern="*", until=datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1))
+    await store.put_denial(of_all, third := a_record())
+    await store.put_denial(replace(DENIAL, pattern="past_*", until=NOON), fourth := a_record())
+    assert list(await store.denials()) == [of_all, replace(DENIAL, reason="other")], "the last one is over"
+    records = [record async for record in store.records(TENANT, seal=0)]
+    assert sorted(records) == sorted(map(stored, (first, second, third, fourth)))
+
+
+async def test_a_denial_is_removed_once_with_a_record(store: Store) -> None:
+    assert not await store.remove_denial(TENANT, DENIAL.pattern, a_record())
+    await store.put_denial(DENIAL, a_record())
+    assert not await store.remove_denial("other", DENIAL.pattern, a_record("other"))
+    assert await store.remove_denial(TENANT, DENIAL.pattern, last := a_record())
+    assert not await store.remove_denial(TENANT, DENIAL.pattern, a_record())
+    assert await store.denials() == []
+    assert stored(last) in [record async for record in store.records(TENANT, seal=0)]
 
 
 async def test_many_freeze_at_once_and_one_is_first(new_store: NewStore) -> None:

@@ -40,9 +40,10 @@ WORKS = {
     "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval "
     "DelegateApprovals ListApprovalDelegations RevokeApprovalDelegation "
     "ListRememberedDecisions RevokeRememberedDecision",
-    "AgentService": "GetAgent ListAgents",
+    "AgentService": "GetAgent ListAgents EvaluatePolicy",
     "AuditService": "ExportAudit",
-    "OperatorService": "ListActiveTurns CancelTurns FreezeAdmission UnfreezeAdmission ListFreezes ListReplicas",
+    "OperatorService": "ListActiveTurns CancelTurns FreezeAdmission UnfreezeAdmission ListFreezes DenyTool AllowTool "
+    "ListDeniedTools ListReplicas",
 }
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 HEALTH_NAMES = ("", *(f"turnkeeper.v1.{name}" for name in WORKS), "liveness")

@@ -79,7 +79,6 @@ class Changesets(Part):
         *,
         attempt: int,
         fence: int,
-        arguments_hash: str,
         result: ToolResult,
     ) -> bool:
         await self._enter("keep_late_result")
@@ -93,11 +92,11 @@ class Changesets(Part):
         if call.late_attempt == attempt or not _lacks_result(call):
             return call == with_result
         stored.calls[call.id] = with_result
-        new_hash = hash_with_late_result(arguments_hash, result.result_json)
         for approval in list(stored.approvals.values()):
             if (approval.tool_call_id, approval.kind) != (call.id, ApprovalKind.OUTCOME):
                 continue
             if approval.state is ApprovalState.PENDING:
+                new_hash = hash_with_late_result(approval.arguments_hash, result.result_json)
                 shown = replace(approval, late_result_json=result.result_json, arguments_hash=new_hash)
                 stored.approvals[approval.id] = shown
         return True

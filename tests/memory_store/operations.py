@@ -6,6 +6,7 @@ from itertools import islice
 from tests.memory_store.part import Part
 from tests.memory_store.state import StoredSession
 from turnkeeper.domain.audit import AuditRecord
+from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.tool import CallState
 from turnkeeper.store.operations import ActiveTurn, ReplicaState, TurnFilter
@@ -55,6 +56,24 @@ class Operations(Part):
     async def remove_freeze(self, tenant: str, agent: str, record: AuditRecord) -> bool:
         await self._enter("remove_freeze")
         if self._database.freezes.pop((tenant, agent), None) is None:
+            return False
+        self._database.put_records(record)
+        return True
+
+    async def denials(self) -> Sequence[ToolDenial]:
+        await self._enter("denials")
+        now = self._database.now()
+        stored = (denial for _, denial in sorted(self._database.denials.items()))
+        return [denial for denial in stored if denial.until is None or denial.until > now]
+
+    async def put_denial(self, denial: ToolDenial, record: AuditRecord) -> None:
+        await self._enter("put_denial")
+        self._database.denials[denial.tenant, denial.pattern] = denial
+        self._database.put_records(record)
+
+    async def remove_denial(self, tenant: str, pattern: str, record: AuditRecord) -> bool:
+        await self._enter("remove_denial")
+        if self._database.denials.pop((tenant, pattern), None) is None:
             return False
         self._database.put_records(record)
         return True

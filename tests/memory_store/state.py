@@ -9,6 +9,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.audit import AuditRecord, Seal
 from turnkeeper.domain.delegation import Delegation
+from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.event import Event, NewEvent
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import Session, SessionKey
@@ -201,6 +202,8 @@ class MemoryDatabase:
     """The audit trails by tenant."""
     freezes: dict[tuple[str, str], Freeze] = field(default_factory=dict)
     """By tenant and agent."""
+    denials: dict[tuple[str, str], ToolDenial] = field(default_factory=dict)
+    """By tenant and pattern."""
     delegations: dict[tuple[str, str, str], Delegation] = field(default_factory=dict)
     """By tenant, person and delegate."""
     changes: list[Change] = field(default_factory=list)

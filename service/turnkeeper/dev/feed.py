@@ -12,6 +12,7 @@ from turnkeeper.domain import event as events
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
 from turnkeeper.domain.event import AttemptOutcome, NewEvent
 from turnkeeper.domain.tool import ToolOutcome, model_text
+from turnkeeper.domain.tool_events import ClientToolRequested, ToolReturned
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.step_log import log_steps
 from turnkeeper.store.changeset import Changeset, Committed
@@ -83,9 +84,9 @@ class LiveFeed:
                 yield _FeedLine(
                     f"{_tool_of(changeset, approval_id)} ", ("expired", "red"), ": it was not decided in time"
                 )
-            case events.ToolReturned(tool=tool, outcome=outcome, result_json=result) if outcome not in _QUIET:
+            case ToolReturned(tool=tool, outcome=outcome, result_json=result) if outcome not in _QUIET:
                 yield _FeedLine(f"{tool:.64} ", (outcome.value, "red"), f" {_one_line(model_text(result))}")
-            case events.ClientToolRequested(tool=tool):
+            case ClientToolRequested(tool=tool):
                 yield _FeedLine(f"{tool} waits for the client, which runs it")
             case events.AttemptFailed(error=error, outcome=AttemptOutcome.RETRYING, retry_delay=delay):
                 again = "" if delay is None else f"; again in {delay.total_seconds():.1f} s"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.policy import ruling_on
+from turnkeeper.domain.policy import usual_ruling
 from turnkeeper.domain.tool import PolicyAction, ToolSpec
 from turnkeeper.terminal.console import Part
 from turnkeeper.terminal.reader_shell import command
@@ -93,7 +93,7 @@ def _agent(agent: Agent, tools: Sequence[ToolSpec], *, label: int, width: int) -
     if not tools:
         yield (("", ("has no tools", "dim")), 0)
     for action, (word, style) in WORDS.items():
-        names = [visible(tool.name) for tool in tools if ruling_on(agent.policy, tool).action is action]
+        names = [visible(tool.name) for tool in tools if usual_ruling(agent.policy, tool).action is action]
         first = True
         while names:
             taken, text = 0, ""
@@ -106,7 +106,7 @@ def _agent(agent: Agent, tools: Sequence[ToolSpec], *, label: int, width: int) -
 
 
 def _asks(agent: Agent, tool: ToolSpec) -> bool:
-    return ruling_on(agent.policy, tool).action is PolicyAction.APPROVE
+    return usual_ruling(agent.policy, tool).action is PolicyAction.APPROVE
 
 
 def _labelled(label: str, text: str) -> Line:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.audit import NO_ORIGIN, Origin
@@ -95,12 +96,22 @@ class Answer:
     """Who is on record for it."""
 
 
+HASH_DIGITS: Final = 64
+_LATE_DIGITS: Final = 32
+"""Digits of the two parts of a hash: together they are fewer than a request may carry."""
+
+
 def hash_with_late_result(arguments_hash: str, result_json: str) -> str:
     """Returns the hash that a decision must name after a tool's result arrived late.
 
-    It differs from the hash shown before, so that a decider who has not read the result is refused.
+    It is the hash shown before and that of the result. A decider who has not read the result is refused.
     """
-    return hashlib.sha256(f"{arguments_hash} {result_json}".encode()).hexdigest()
+    return f"{arguments_hash[:HASH_DIGITS]}{late_part(result_json)}"
+
+
+def late_part(result_json: str) -> str:
+    """Returns what a late result adds to an approval's hash."""
+    return "." + hashlib.sha256(result_json.encode(errors="surrogatepass")).hexdigest()[:_LATE_DIGITS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +159,7 @@ class Approval(BelongsToSession):
     arguments_json: str
     """Canonical JSON: exactly what runs after APPROVE."""
     arguments_hash: str
-    """Hexadecimal: what the decision must name."""
+    """What the decision must name: `decision_hash` of what is shown here, with that of a late result behind it."""
     requester: str
     """The principal whose message began the turn."""
     agent: str
@@ -184,6 +195,15 @@ class Approval(BelongsToSession):
     """In order, one a person: who takes an approval back has the later vote alone."""
     remembered_from: str = ""
     """The approval whose remembered decision approved this one at its birth; empty if people decide."""
+    source: str = ""
+    """Who runs the tool; see `ToolSpec.source`."""
+    schema_hash: str = ""
+    """SHA-256 (hexadecimal) of the tool's schema, and below of its description, as they were when this was asked."""
+    description_hash: str = ""
+    model_words: str = ""
+    """What the model wrote with the call: its first MODEL_WORDS characters."""
+    changed: tuple[str, ...] = ()
+    """What is other than in the round before; empty in the first one."""
     time_left: timedelta | None = None
     """Set while the session is suspended: what remains of the time to decide."""
 

@@ -27,6 +27,8 @@ class ApprovalRequested:
     rule: str = ""
     """What the rule that asks is called; see `Ruling`."""
     rule_text: str = ""
+    changed: tuple[str, ...] = ()
+    """What is other than in the round before; empty in the first one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from turnkeeper.domain.approval_events import (
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.remembered import RememberedDecision
-from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
+from turnkeeper.domain.tool_events import ClientToolRequested, ToolCalled, ToolReturned, ToolStarted
 from turnkeeper.domain.turn import CancelReason, StopReason
 
 
@@ -70,62 +70,6 @@ class MessageCompleted:
     """Of this model call alone."""
     model: str
     """The model's name, as its server reported it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCalled:
-    """The model requested a tool, and the agent's policy decided what happens to the call."""
-
-    tool_call_id: str
-    tool: str
-    arguments_json: str
-    """Canonical JSON, or the model's own text if that is not JSON."""
-    arguments_hash: str
-    """Hexadecimal: what an approval is bound to."""
-    action: PolicyAction
-    tool_class: ToolClass
-    message_id: str
-    """The model's message that requested it."""
-    rule: str = ""
-    """What the rule that decided is called; see `Ruling`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolStarted:
-    """The tool is about to run; stored before the call leaves the replica."""
-
-    tool_call_id: str
-    tool: str
-    key: str
-    """The idempotency key that the tool receives, the same for every start of this call."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolReturned:
-    """A tool call ended, with or without a result of the tool."""
-
-    tool_call_id: str
-    tool: str
-    outcome: ToolOutcome
-    result_json: str
-    """JSON text for the model, at most 64 KiB."""
-    started: bool
-    """A start of the call was stored, or the client was requested to run it: it may have taken effect."""
-    duration: timedelta | None = None
-    """From start to result; None if it did not run."""
-    submitted_by: str = ""
-    """The principal that submitted the result of a client's tool; empty otherwise."""
-    submitted_through: str = ""
-    """The delegate that submitted it on behalf of the principal; empty without one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientToolRequested:
-    """The client must run a tool and submit its result."""
-
-    tool_call_id: str
-    tool: str
-    arguments_json: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from turnkeeper.domain.event import (
-    ClientToolRequested,
     Event,
     MessageCompleted,
     MessageReceived,
     NewEvent,
     Payload,
     SessionRestored,
-    ToolCalled,
-    ToolReturned,
-    ToolStarted,
     TurnCancelled,
     TurnCompleted,
     TurnFailed,
@@ -27,6 +23,7 @@ from turnkeeper.domain.history import counted
 from turnkeeper.domain.message import FinishReason, Usage
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome
+from turnkeeper.domain.tool_events import ClientToolRequested, ToolCalled, ToolReturned, ToolStarted
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
 
 LEFT_BEHIND = '"The session was forked before this call\'s result was known; the call may have run."'

@@ -10,7 +10,6 @@ from turnkeeper.domain.event import (
     MessageCompleted,
     MessageReceived,
     SessionRestored,
-    ToolReturned,
     TurnCompleted,
     TurnFailed,
     TurnQueued,
@@ -20,6 +19,7 @@ from turnkeeper.domain.event import (
 from turnkeeper.domain.message import FinishReason, Message, Role, text_of
 from turnkeeper.domain.refused import Refused, refused_of, sent_form
 from turnkeeper.domain.tool import model_text
+from turnkeeper.domain.tool_events import ToolReturned
 
 TAKEN_BACK = "The session was taken back to before this call's result was known; the call may have run."
 """The result that a model receives for a call whose own result was removed by a restoration (promise I16)."""
@@ -43,6 +43,8 @@ class HistoryEntry:
     message_id: str
     finish_reason: FinishReason | None = None
     """Set for a message of the model."""
+    untrusted: bool = False
+    """True for what an untrusted tool returned."""
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ class History:
                 self._append(event, message, completed.message_id, completed.finish_reason)
             case ToolReturned() as result:
                 message = Message(role=Role.TOOL, text=model_text(result.result_json), tool_call_id=result.tool_call_id)
-                self._append(event, message, result.tool_call_id)
+                self._append(event, message, result.tool_call_id, untrusted=not result.trusted)
             case _:
                 self._follow_refusal(event)
 
@@ -118,8 +120,20 @@ class History:
             self._messages = [message for message in sent if not _is_empty(message)]
         return (*system, *self._messages)
 
+    @property
+    def untrusted(self) -> bool:
+        """Returns True if the context holds what an untrusted tool returned, in whichever turn."""
+        return any(entry.untrusted for turn_id in self._begun for entry in self._turns[turn_id])
+
     def _append(
-        self, event: Event, message: Message, message_id: str, finish: FinishReason | None = None, *, turn_id: str = ""
+        self,
+        event: Event,
+        message: Message,
+        message_id: str,
+        finish: FinishReason | None = None,
+        *,
+        turn_id: str = "",
+        untrusted: bool = False,
     ) -> None:
         """Adds a message to its turn, and to the cached messages if it is the newest."""
         turn_id = turn_id or event.turn_id
@@ -130,6 +144,7 @@ class History:
             create_time=event.create_time,
             message_id=message_id,
             finish_reason=finish,
+            untrusted=untrusted,
         )
         self._turns[turn_id].append(entry)
         self._grown[turn_id] = None

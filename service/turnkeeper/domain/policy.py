@@ -28,6 +28,30 @@ class PolicyRule:
     """For the people who decide. An approval's hash does not cover it."""
     approvers: Approvers = ANYBODY
     """Who may decide an approval that this rule asks for."""
+    tool_class: ToolClass | None = None
+    """The class of the tools that it covers; None: any."""
+    when: str = ""
+    """A condition in CEL; empty: always. See `policy.expression`."""
+    even_untrusted: bool = False
+    """True: an IRREVERSIBLE call that it lets run also runs where the model has read an untrusted tool's result."""
+    shadow: bool = False
+    """True: events record what it would have done, and it decides nothing."""
+
+    def covers(self, spec: ToolSpec) -> bool:
+        """Returns True if the rule is about the tool, whatever its condition."""
+        return fnmatchcase(spec.name, self.tool) and self.tool_class in (None, spec.tool_class)
+
+    @property
+    def ruling(self) -> "Ruling":
+        """Returns what the rule decides where it speaks."""
+        return Ruling(
+            action=self.action,
+            rule=self.title,
+            rule_text=self.text,
+            approvers=self.approvers,
+            ttl=self.ttl,
+            note=self.note,
+        )
 
     @property
     def title(self) -> str:
@@ -41,7 +65,13 @@ class PolicyRule:
 
     def _parts(self) -> Iterator[str]:
         yield f"tool = {_quoted(self.tool)}"
+        if self.tool_class is not None:
+            yield f"class = {_quoted(self.tool_class.value.lower())}"
+        if self.when:
+            yield f"when = {_quoted(self.when)}"
         yield f"action = {_quoted(self.action.value.lower())}"
+        if self.even_untrusted:
+            yield "even_untrusted = true"
         if self.action is not PolicyAction.DENY:
             yield f'ttl = "{_short(self.ttl)}"'
             yield from _approvers_parts(self.approvers)
@@ -82,6 +112,17 @@ def _quoted(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowRuling:
+    """What a shadow rule would have done with a call."""
+
+    rule: str
+    """What the rule is called."""
+    action: PolicyAction
+    error: str = ""
+    """The kind of the error that its condition ended with; empty without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
     """What a policy decides on one tool call."""
 
@@ -95,6 +136,10 @@ class Ruling:
     """How long an approval can be decided."""
     note: str = ""
     """For the people who decide."""
+    error: str = ""
+    """The kind of the error that the rule's condition ended with; empty without one."""
+    shadows: tuple[ShadowRuling, ...] = ()
+    """What shadow rules would have done, of those before the rule that decided."""
 
     @property
     def runs(self) -> bool:
@@ -106,30 +151,25 @@ class Ruling:
         return replace(self, action=PolicyAction.APPROVE) if self.runs else self
 
 
-def ruling_on(policy: tuple[PolicyRule, ...], spec: ToolSpec) -> Ruling:
-    """Returns what the policy decides on a call of the tool.
+def usual_ruling(policy: tuple[PolicyRule, ...], spec: ToolSpec) -> Ruling:
+    """Returns what the policy decides on a call of the tool if no rule with a condition speaks first.
 
     Without a rule, READ_ONLY tools run, others need approval. A tool that asks itself is never let through.
     """
-    rule = next((rule for rule in policy if fnmatchcase(spec.name, rule.tool)), None)
-    if rule is not None:
-        ruling = Ruling(
-            action=rule.action,
-            rule=rule.title,
-            rule_text=rule.text,
-            approvers=rule.approvers,
-            ttl=rule.ttl,
-            note=rule.note,
-        )
-    else:
-        free = spec.tool_class is ToolClass.READ_ONLY
-        ruling = Ruling(
-            action=PolicyAction.AUTO if free else PolicyAction.APPROVE,
-            rule_text=f"no rule covers the tool, and it is {spec.tool_class}",
-        )
+    rule = next((rule for rule in policy if rule.covers(spec) and not (rule.when or rule.shadow)), None)
+    ruling = class_ruling(spec) if rule is None else rule.ruling
     if spec.asks and ruling.runs:
         return replace(ruling.asking(), rule_text=f"{ruling.rule_text}; the tool asks itself")
     return ruling
+
+
+def class_ruling(spec: ToolSpec) -> Ruling:
+    """Returns what is decided on a call that no rule covers: READ_ONLY tools run, others need approval."""
+    free = spec.tool_class is ToolClass.READ_ONLY
+    return Ruling(
+        action=PolicyAction.AUTO if free else PolicyAction.APPROVE,
+        rule_text=f"no rule covers the call, and it is {spec.tool_class}",
+    )
 
 
 def ruling_of(call: Call) -> Ruling:

@@ -34,12 +34,13 @@ class ToolClass(StrEnum):
     """What a repeated call may do. The operator states it, never the model.
 
     READ_ONLY changes nothing. IDEMPOTENT: a second start under the same key has no further effect. IRREVERSIBLE: a call
-    is started at most once.
+    is started at most once. FORBIDDEN: the tool is never offered, nor run.
     """
 
     READ_ONLY = "READ_ONLY"
     IDEMPOTENT = "IDEMPOTENT"
     IRREVERSIBLE = "IRREVERSIBLE"
+    FORBIDDEN = "FORBIDDEN"
 
     @property
     def may_start_again(self) -> bool:
@@ -93,6 +94,8 @@ class CallState(StrEnum):
 
 DECIDE_TIME = timedelta(hours=1)
 """How long an approval can be decided, where no rule sets another time."""
+MODEL_WORDS = 2_000
+"""Characters of what the model wrote with a call that are shown to the people who decide."""
 CLIENT = "client"
 """The `source` of a tool that the client runs."""
 
@@ -135,10 +138,18 @@ class ToolSpec:
     timeout: timedelta | None = None
     """How long a call may run at most; None leaves it to the agent's `tool_timeout`, which may also be shorter."""
 
+    trusted_output: bool = False
+    """True: what the tool returns cannot mislead the model, such as the operator's own records."""
+
     @property
     def schema_hash(self) -> str:
         """Returns the SHA-256 (hexadecimal) of `schema_json`."""
-        return hashlib.sha256(self.schema_json.encode()).hexdigest()
+        return _sha256(self.schema_json)
+
+    @property
+    def description_hash(self) -> str:
+        """Returns the SHA-256 (hexadecimal) of `description`."""
+        return _sha256(self.description)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +185,7 @@ class Call(BelongsToSession):
     arguments_json: str
     """Canonical JSON, or the model's own text if that is not JSON."""
     arguments_hash: str
-    """The hash that an approval is bound to; see `approval_hash`."""
+    """The hash of everything that a decision rests on; see `decision_hash`."""
     tool_class: ToolClass
     action: PolicyAction
     state: CallState
@@ -212,6 +223,15 @@ class Call(BelongsToSession):
     note: str = ""
     binding: str = ""
     """What a remembered decision on this call is bound to, but for the arguments; empty if the call did not ask."""
+    schema_hash: str = ""
+    """`ToolSpec.schema_hash`, and below `ToolSpec.description_hash`, of the tool that was decided on last."""
+    description_hash: str = ""
+    model_words: str = ""
+    """What the model wrote with the call: its first MODEL_WORDS characters."""
+    untrusted: bool = False
+    """True if the model had read what an untrusted tool returned when it requested the call."""
+    trusted_output: bool = False
+    """`ToolSpec.trusted_output` of its tool."""
     late_attempt: int = 0
     """The attempt that started the call and whose result came too late. Only the store writes `late_*`."""
     late_outcome: ToolOutcome | None = None
@@ -298,16 +318,18 @@ def model_text(result_json: str) -> str:
     return value if isinstance(value, str) else result_json
 
 
-def approval_hash(spec: ToolSpec, *, arguments_json: str, policy_version: str) -> str:
-    """Returns one SHA-256 (hexadecimal) of what an approver decides on: source, tool, schema, arguments and policy.
+def decision_hash(call: Call) -> str:
+    """Returns one SHA-256 (hexadecimal) of everything about the call that an approval shows, but a late result.
 
-    The call runs only if it is equal at proposal, decision and start (promise I14). A tool that asks whatever the
-    policy is has another hash than one that does not. Arguments that this version would not take, stored by another
-    one, count as they are.
+    That is source, tool, schema, description, class, arguments, the rule's name and text, the model's own words, and
+    the calls of unknown outcome. The call runs only if it is equal at proposal, decision and start (promise I14).
     """
-    try:
-        arguments = canonical_json(arguments_json)
-    except ValueError:
-        arguments = arguments_json
-    what = [spec.source, spec.name, spec.schema_hash, arguments, policy_version, *(["asks"] if spec.asks else [])]
-    return hashlib.sha256(json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    shown = [
+        *(call.source, call.tool, call.schema_hash, call.description_hash, call.tool_class.value, call.arguments_json),
+        *(call.rule, call.rule_text, call.model_words, list(call.shown)),
+    ]
+    return _sha256(json.dumps(shown, ensure_ascii=False, separators=(",", ":")))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -7,18 +7,22 @@ from typing import TypeVar
 
 from turnkeeper.domain import votes
 from turnkeeper.domain.approval import Answer, Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.policy import Ruling
+from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored, behind
 from turnkeeper.engine.rules import approval_edits
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.approval_edits import Edit
 from turnkeeper.engine.rules.remembered import check_repeat
+from turnkeeper.engine.rules.tool_calls import facts_of
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError, TurnNotFound
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
 from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
+from turnkeeper.policy.policies import Policies
 from turnkeeper.store.changeset import Snapshot
 from turnkeeper.store.contract import ApprovalStore, SessionStore
 from turnkeeper.telemetry.metrics import Metrics
@@ -30,8 +34,9 @@ T = TypeVar("T")
 class ArgumentEdits:
     """Checks the arguments that an approver edits, against the tool and the policy of the turn's agent."""
 
-    def __init__(self, sessions: SessionStore, *, agents: AgentVersions, toolbox: Toolbox) -> None:
+    def __init__(self, sessions: SessionStore, *, agents: AgentVersions, toolbox: Toolbox, policies: Policies) -> None:
         self._sessions = sessions
+        self._policies = policies
         self._agents = agents
         self._toolbox = toolbox
 
@@ -43,14 +48,21 @@ class ArgumentEdits:
         if not answer.edited_arguments_json or approval.kind is not ApprovalKind.TOOL_CALL:
             return None
         turn = await self._sessions.turn(approval.session_key, approval.turn_id)
-        if turn is None:
+        stored = await self._sessions.session(approval.session_key)
+        call = await self._sessions.call(approval.session_key, approval.tool_call_id)
+        if turn is None or stored is None or call is None:
             raise TurnNotFound(session_id=approval.session_id, turn_id=approval.turn_id)
         agent = await self._agents.pinned_by(turn)
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
+
+        def rule_on(spec: ToolSpec, arguments_json: str) -> Ruling:
+            facts = facts_of(turn, stored[0], spec, arguments_json=arguments_json, untrusted=call.untrusted)
+            return self._policies.ruling_on(agent, facts)
+
         arguments_json = answer.edited_arguments_json
         check = partial(approval_edits.check_edit, approval, arguments_json, agent=agent, toolbox=self._toolbox)
-        return await off_loop(check)
+        return await off_loop(partial(check, rule_on=rule_on))
 
 
 class Approvals:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import ClientToolRequested, Event
+from turnkeeper.domain.event import Event
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CLIENT, Call, CallState, ClientTool, ToolResult
+from turnkeeper.domain.tool_events import ClientToolRequested
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored, behind

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from turnkeeper import ids
-from turnkeeper.domain.event import NewEvent, SessionActivated, SessionForked, ToolCalled
+from turnkeeper.domain.event import NewEvent, SessionActivated, SessionForked
 from turnkeeper.domain.fork import COPIED, Copy
 from turnkeeper.domain.newer_version import newer_version_needed
 from turnkeeper.domain.session import Session, SessionKey, SessionState
+from turnkeeper.domain.tool_events import ToolCalled
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.eventlog.conversation import LARGE

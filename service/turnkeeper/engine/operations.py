@@ -5,13 +5,16 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from functools import partial
 from typing import Final, NoReturn, Protocol
 
 from turnkeeper.domain.audit import AuditRecord, Origin
+from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.engine.denials import Denials
 from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.engine.freezes import INTERVAL, Freezes
 from turnkeeper.engine.replica.schedule import every
@@ -30,6 +33,8 @@ SESSIONS_AT_ONCE: Final = 16
 """Sessions whose turns are cancelled at the same time."""
 MOST_FREEZES: Final = 1000
 """Freezes of one tenant, about: every replica reads those of all tenants once a second."""
+MOST_DENIALS: Final = 100
+"""Denials of tools of one tenant, about: every replica reads those of all tenants once a second."""
 FREEZE_TRIES: Final = 3
 """How often a freeze is stored that others store or end at the same time."""
 NAMED: Final = 100
@@ -55,16 +60,18 @@ class Cancelled:
 class Operations:
     """The operator's verbs."""
 
-    def __init__(self, store: _Store, turns: Turns, freezes: Freezes, *, sources: Sources) -> None:
+    def __init__(self, store: _Store, turns: Turns, freezes: Freezes, denials: Denials, *, sources: Sources) -> None:
         self._store = store
         self._turns = turns
         self._freezes = freezes
+        self._denials = denials
         self._sources = sources
         self._running: set[asyncio.Task[Cancelled]] = set()
 
     async def load(self) -> None:
-        """Reads what is frozen. Raises ServiceUnavailable, and keeps what was read before."""
+        """Reads what is frozen, and what is denied. Raises ServiceUnavailable, and keeps what was read before."""
         self._freezes.set(await self._store.freezes())
+        self._denials.set(await self._store.denials())
 
     async def run(self) -> NoReturn:
         """Reads what is frozen at each interval until it is cancelled."""
@@ -132,6 +139,44 @@ class Operations:
     async def frozen(self, tenant: str) -> Sequence[Freeze]:
         """Returns the tenant's freezes, as they are stored."""
         return [freeze for freeze in await self._store.freezes() if freeze.tenant == tenant]
+
+    async def deny_tool(
+        self, tenant: str, pattern: str, *, until: datetime | None, reason: str, origin: Origin
+    ) -> ToolDenial:
+        """Denies tools in the tenant. One of the same pattern takes the place of the one before.
+
+        Raises QuotaExceeded beyond MOST_DENIALS.
+        """
+        others = [denial for denial in await self.denied_tools(tenant) if denial.pattern != pattern]
+        if len(others) >= MOST_DENIALS:
+            raise QuotaExceeded(f"The tenant has {MOST_DENIALS} denials of tools; allow some again.")
+        denial = ToolDenial(
+            tenant=tenant,
+            pattern=pattern,
+            principal=origin.on_behalf_of or origin.principal,
+            reason=reason,
+            create_time=self._sources.now(),
+            until=until,
+        )
+        details = {"tool": pattern, "reason": reason, "until": until.isoformat() if until else ""}
+        await self._store.put_denial(
+            denial, self._record(tenant, "deny_tool", outcome="DENIED", origin=origin, details=details)
+        )
+        await self.load()
+        return denial
+
+    async def allow_tool(self, tenant: str, pattern: str, *, origin: Origin) -> bool:
+        """Ends the denial of this pattern. Returns False if there was none."""
+        record = partial(self._record, tenant, "allow_tool", origin=origin, details={"tool": pattern})
+        removed = await self._store.remove_denial(tenant, pattern, record(outcome="ALLOWED"))
+        if not removed:
+            await self._store.record(record(outcome="UNCHANGED"))
+        await self.load()
+        return removed
+
+    async def denied_tools(self, tenant: str) -> Sequence[ToolDenial]:
+        """Returns the tenant's denials in force, as they are stored."""
+        return [denial for denial in await self._store.denials() if denial.tenant == tenant]
 
     async def _matching(
         self, tenant: str, where: TurnFilter, *, most: int = MOST_CANCELLED

@@ -177,6 +177,11 @@ class Principals:
         """Returns the principal of this name with all its roles, or None if the tenant has none."""
         return self._table.persons.get((tenant, name))
 
+    def groups_of(self, tenant: str, principal: str) -> frozenset[str]:
+        """Returns the groups of a principal; none if the file has no row of it."""
+        person = self._table.persons.get((tenant, principal))
+        return frozenset() if person is None else person.groups
+
     def caller(self, credential: Credential, *, on_behalf_of: str = "") -> Caller:
         """Returns who makes a call with this credential, on behalf of a person of its tenant if one is named.
 

@@ -1,10 +1,14 @@
 """AgentService: the agents of the agents file, and the older versions that sessions pinned."""
 
-from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
-from turnkeeper.domain.agent import Agent
+from turnkeeper.engine.rules.policy_trial import evaluated
 from turnkeeper.errors import AgentNotFound
+from turnkeeper.event_loop import off_loop
 from turnkeeper.pb.v1 import agent_pb2, agent_pb2_grpc
+from turnkeeper.policy.policies import Policies
+from turnkeeper.rpc import codec
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.page_tokens import PageTokens
@@ -16,10 +20,9 @@ from turnkeeper.tools.toolbox import Toolbox
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
     """The RPCs about agents."""
 
-    def __init__(
-        self, agents: Mapping[str, Agent], store: SessionStore, *, toolbox: Toolbox, page_tokens: PageTokens
-    ) -> None:
-        self._agents = agents
+    def __init__(self, policies: Policies, store: SessionStore, *, toolbox: Toolbox, page_tokens: PageTokens) -> None:
+        self._policies = policies
+        self._agents = policies.configured
         self._store = store
         self._toolbox = toolbox
         self._page_tokens = page_tokens
@@ -35,8 +38,31 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                     metadata={"agent": request.name},
                 )
             raise AgentNotFound(metadata={"agent": request.name})
-        tools = [tool_view(spec, agent) for spec in self._toolbox.offered(agent)]
+        agent = replace(agent, policy=self._policies.rules_of(agent))
+        tools = [tool_view(spec, agent.policy) for spec in self._toolbox.offered(agent)]
         return agent_pb2.GetAgentResponse(agent=agent_view(agent), tools=tools)
+
+    async def EvaluatePolicy(
+        self, request: agent_pb2.EvaluatePolicyRequest, context: Context
+    ) -> agent_pb2.EvaluatePolicyResponse:
+        caller = caller_of(context)
+        agent = self._agents.get(request.agent)
+        if agent is None:
+            raise AgentNotFound(metadata={"agent": request.agent})
+        evaluate = partial(
+            evaluated,
+            self._policies,
+            self._toolbox,
+            agent,
+            tool=request.tool,
+            arguments_json=request.arguments_json,
+            tenant=caller.tenant,
+            principal=request.principal or caller.principal,
+            labels=dict(request.labels),
+            untrusted=request.untrusted,
+        )
+        ruling = await off_loop(evaluate)
+        return codec.fill(agent_pb2.EvaluatePolicyResponse(), ruling)
 
     async def ListAgents(self, request: agent_pb2.ListAgentsRequest, context: Context) -> agent_pb2.ListAgentsResponse:
         caller = caller_of(context)

@@ -82,6 +82,30 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         freezes = await self._operations.frozen(_acting(request.tenant, context).tenant)
         return operator_pb2.ListFreezesResponse(freezes=map(_freeze_view, freezes))
 
+    async def DenyTool(self, request: operator_pb2.DenyToolRequest, context: Context) -> operator_pb2.DenyToolResponse:
+        denial = await self._operations.deny_tool(
+            _acting(request.tenant, context).tenant,
+            request.pattern,
+            until=_time(request, "until"),
+            reason=request.reason,
+            origin=origin_of(context),
+        )
+        return operator_pb2.DenyToolResponse(denial=codec.fill(operator_pb2.ToolDenial(), denial))
+
+    async def AllowTool(
+        self, request: operator_pb2.AllowToolRequest, context: Context
+    ) -> operator_pb2.AllowToolResponse:
+        tenant = _acting(request.tenant, context).tenant
+        allowed = await self._operations.allow_tool(tenant, request.pattern, origin=origin_of(context))
+        return operator_pb2.AllowToolResponse(allowed=allowed)
+
+    async def ListDeniedTools(
+        self, request: operator_pb2.ListDeniedToolsRequest, context: Context
+    ) -> operator_pb2.ListDeniedToolsResponse:
+        denials = await self._operations.denied_tools(_acting(request.tenant, context).tenant)
+        views = [codec.fill(operator_pb2.ToolDenial(), denial) for denial in denials]
+        return operator_pb2.ListDeniedToolsResponse(denials=views)
+
     async def ListReplicas(
         self, request: operator_pb2.ListReplicasRequest, context: Context
     ) -> operator_pb2.ListReplicasResponse:
@@ -100,6 +124,16 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
 def _acting(tenant: str, context: Context) -> Caller:
     """Returns the caller in the tenant that the request names. Raises PermissionDenied if that may not be."""
     return caller_of(context).in_tenant(tenant)
+
+
+def _time(request: operator_pb2.DenyToolRequest, field: str) -> datetime | None:
+    """Returns the time in this field; None if it is unset. Raises InvalidRequest for one that no calendar has."""
+    if not request.HasField("until"):
+        return None
+    try:
+        return request.until.ToDatetime(tzinfo=UTC)
+    except (OverflowError, ValueError):
+        validation.refuse({field: "must be a time between the years 1 and 9999"})
 
 
 def _filter_of(filter_: operator_pb2.TurnFilter, *, now: datetime) -> TurnFilter:

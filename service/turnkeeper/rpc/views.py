@@ -7,7 +7,7 @@ from typing import Final
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
-from turnkeeper.domain.policy import ruling_on
+from turnkeeper.domain.policy import PolicyRule, usual_ruling
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.domain.turn import Turn
@@ -96,7 +96,8 @@ def agent_view(agent: Agent) -> agent_pb2.Agent:
     return view
 
 
-def tool_view(spec: ToolSpec, agent: Agent) -> agent_pb2.AgentTool:
-    """Returns a tool as an agent has it, with what the agent's policy decides about a call."""
+def tool_view(spec: ToolSpec, rules: tuple[PolicyRule, ...]) -> agent_pb2.AgentTool:
+    """Returns a tool as an agent has it, with what the rules decide about a call."""
     view = codec.fill(agent_pb2.AgentTool(), spec)
-    return codec.fill(view, ruling_on(agent.policy, spec))
+    view.conditional = any(rule.when and rule.covers(spec) and not rule.shadow for rule in rules)
+    return codec.fill(view, usual_ruling(rules, spec))

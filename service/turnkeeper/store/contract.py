@@ -119,7 +119,6 @@ class SessionStore(Consistent, Protocol):
         *,
         attempt: int,
         fence: int,
-        arguments_hash: str,
         result: ToolResult,
     ) -> bool:
         """Stores beside the call what a tool returned after its owner had lost the lease. No event is appended.

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from turnkeeper.domain.audit import AuditRecord
+from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.turn import Turn, TurnState
 
@@ -82,6 +83,18 @@ class OperationStore(Protocol):
 
     async def remove_freeze(self, tenant: str, agent: str, record: AuditRecord) -> bool:
         """Removes a freeze, and stores the record. Returns False, with nothing stored, if there is none."""
+        ...
+
+    async def denials(self) -> Sequence[ToolDenial]:
+        """Returns the denials of tools of all tenants that are in force by the database's clock."""
+        ...
+
+    async def put_denial(self, denial: ToolDenial, record: AuditRecord) -> None:
+        """Stores a denial together with its record. It takes the place of one of the same pattern."""
+        ...
+
+    async def remove_denial(self, tenant: str, pattern: str, record: AuditRecord) -> bool:
+        """Removes a denial, and stores the record. Returns False, with nothing stored, if there is none."""
         ...
 
     async def replicas(self) -> Sequence[ReplicaState]:

@@ -46,6 +46,7 @@ MODULES: Final = (
     "remembered",
     "turns",
     "agents",
+    "policy",
     "version",
 )
 """The modules with commands, in the order of the help. A new one is a name here."""

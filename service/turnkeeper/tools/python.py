@@ -48,6 +48,7 @@ class Mark:
     tool_class: ToolClass
     timeout: timedelta | None
     asks: bool
+    trusted_output: bool = True
 
 
 @overload
@@ -59,6 +60,7 @@ def tool(
     name: str = "",
     timeout: float | timedelta | None = None,
     approve: bool = False,
+    trusted_output: bool = True,
 ) -> Callable[[F], F]: ...
 def tool(
     function: F | None = None,
@@ -68,13 +70,15 @@ def tool(
     name: str = "",
     timeout: float | timedelta | None = None,
     approve: bool = False,
+    trusted_output: bool = True,
 ) -> F | Callable[[F], F]:
     """Marks a function as a tool.
 
     `tool_class` states what a repeated call may do. Without it the tool counts as IRREVERSIBLE, and a person decides on
     each call. `approve=True`: a person decides, whatever the class; no policy takes that question away. `timeout`: how
-    long a call may run, in seconds; an agent's `tool_timeout` may be shorter. `name` replaces the function's. Raises
-    ValueError for a timeout that is not above 0, or over 7 days.
+    long a call may run, in seconds; an agent's `tool_timeout` may be shorter. `name` replaces the function's.
+    `trusted_output=False`: what it returns was written by others, such as a web page or a mail; an IRREVERSIBLE call
+    that comes after it asks a person. Raises ValueError for a timeout that is not above 0, or over 7 days.
     """
     if timeout is not None:
         timeout = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
@@ -87,6 +91,7 @@ def tool(
             tool_class=tool_class or ToolClass.IRREVERSIBLE,
             timeout=timeout,
             asks=approve or tool_class is None,
+            trusted_output=trusted_output,
         )
         setattr(function, MARK, statement)
         return function
@@ -249,6 +254,7 @@ def _describe(function: Callable[..., object]) -> _Function:
         source="python",
         asks=mark.asks,
         timeout=mark.timeout,
+        trusted_output=mark.trusted_output,
     )
     return _Function(spec, function, model, context)
 

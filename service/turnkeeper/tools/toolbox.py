@@ -10,14 +10,15 @@ from functools import lru_cache
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import ToolRequest
+from turnkeeper.domain.policy import Ruling
 from turnkeeper.domain.tool import (
     CLIENT,
     Call,
     ClientTool,
+    ToolClass,
     ToolOutcome,
     ToolResult,
     ToolSpec,
-    approval_hash,
     canonical_json,
 )
 from turnkeeper.errors import AgentConfigError, ToolValidationError
@@ -56,10 +57,10 @@ class CheckedRequest:
     """The tool; None if neither the agent nor the turn's client has it."""
     arguments_json: str
     """Canonical JSON if the tool takes the arguments, otherwise the model's own text."""
-    arguments_hash: str = ""
-    """What an approval is bound to; empty if the tool does not take the arguments."""
     problem: str = ""
     """Why the tool does not take the arguments, for the model; empty if it does."""
+    ruling: Ruling | None = None
+    """What the policy decides on it; None before it was read, and where it is not."""
 
 
 class Toolbox:
@@ -108,7 +109,7 @@ class Toolbox:
     def offered(self, agent: Agent, *, clients: Sequence[ClientTool] = ()) -> tuple[ToolSpec, ...]:
         """Returns the agent's tools by name, then those that the turn's client runs."""
         theirs = {tool.name for tool in clients}
-        own = (spec for name, (spec, _) in sorted(self._tools.items()) if agent.offers(name) and name not in theirs)
+        own = (spec for name, (spec, _) in sorted(self._tools.items()) if _has(agent, spec) and name not in theirs)
         return (*own, *(tool.spec for tool in clients))
 
     def find(self, agent: Agent, name: str, *, clients: Sequence[ClientTool] = ()) -> ToolSpec | None:
@@ -119,9 +120,8 @@ class Toolbox:
         for tool in clients:
             if tool.name == name:
                 return tool.spec
-        if name not in self._tools or not agent.offers(name):
-            return None
-        return self._tools[name][0]
+        spec = self._tools[name][0] if name in self._tools else None
+        return spec if spec is not None and _has(agent, spec) else None
 
     def source_of(self, name: str) -> str:
         """Returns the name of the source that an installed tool comes from; empty if the tool is gone."""
@@ -168,13 +168,12 @@ class Toolbox:
             return unfit
         try:
             canonical = self.check(spec, request.arguments_json, steps=steps)
-            fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
         except ToolValidationError as error:
             return replace(unfit, problem=error.message)
         except Exception as error:  # whatever the arguments lead to is a result for the model
             logger.exception("the arguments of a call of %s could not be checked: the model receives that", spec.name)
             return replace(unfit, problem=f"The arguments cannot be checked ({type(error).__name__}).")
-        return replace(unfit, arguments_json=canonical, arguments_hash=fresh_hash)
+        return replace(unfit, arguments_json=canonical)
 
     def _schema(self, spec: ToolSpec) -> ArgumentsSchema:
         """Returns a tool's schema. Raises ToolValidationError if it cannot be read."""
@@ -242,6 +241,11 @@ def _schema_of(schema_json: str, *, is_trusted: bool) -> ArgumentsSchema:
 def _client_schema(schema_json: str) -> ArgumentsSchema:
     """Returns the schema of a message's tool. It is kept for the calls of one answer: a thousand may have it."""
     return _schema_of(schema_json, is_trusted=False)
+
+
+def _has(agent: Agent, spec: ToolSpec) -> bool:
+    """Returns True if the agent may call the tool. No agent may call a FORBIDDEN one."""
+    return agent.offers(spec.name) and spec.tool_class is not ToolClass.FORBIDDEN
 
 
 def check_arguments_size(arguments_json: str) -> None:

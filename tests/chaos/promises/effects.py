@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.chaos import tools
 from tests.chaos.history import Effect, Finding, History, Logged
+from turnkeeper.domain.approval import HASH_DIGITS
 from turnkeeper.pb.v1 import event_pb2
 
 _LEAVE = frozenset({event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_RETRY})
@@ -83,6 +84,9 @@ def _starts_in_time(log: Sequence[Logged], in_time: Counter[str], finding: Findi
     return were_cancelled
 
 
+_WITH_HASH = ("tool_called", "approval_requested", "approval_decided")
+
+
 def i14_what_was_approved_is_what_ran(history: History) -> Finding:
     """Falsified by a tool that saw other arguments than the ledger holds, or by a hash that differs between the model's
     call, the question, the decision and the ledger, for the last round that was allowed.
@@ -96,26 +100,17 @@ def i14_what_was_approved_is_what_ran(history: History) -> Finding:
             continue
         expected = tools.hash_of(json.loads(ledger["arguments_json"]))
         finding.expect(effect.arguments == expected, f"{name} ran with other arguments than the ledger's")
-        hashes = _hashes(history.events_of_call.get(effect.call, ())) | {ledger["arguments_hash"]}
+        hashes = _hashes(history.events_of_call.get(effect.call, ())) | {ledger["arguments_hash"][:HASH_DIGITS]}
         finding.expect(len(hashes) == 1, f"{name} has the hashes {sorted(hashes)}")
     return finding
 
 
-_ABOUT_OUTCOMES = frozenset(
-    {
-        event_pb2.APPROVAL_DECISION_RETRY,
-        event_pb2.APPROVAL_DECISION_MARK_DONE,
-        event_pb2.APPROVAL_DECISION_GIVE_UP,
-    }
-)
-"""What these name also covers a late result."""
-
-
 def _hashes(events: Sequence[Logged]) -> set[str]:
-    """Returns the arguments' hashes in the call's events. No tool or policy changes, so every round has the same."""
-    kinds = ("tool_called", "approval_requested", "approval_decided")
-    payloads = [getattr(event.event, event.kind) for event in events if event.kind in kinds]
-    return {payload.arguments_hash for payload in payloads if getattr(payload, "decision", 0) not in _ABOUT_OUTCOMES}
+    """Returns the hashes of the call's last round, or of the call without one; none has the part for a late result."""
+    payloads = [getattr(event.event, event.kind) for event in events if event.kind in _WITH_HASH]
+    rounds = [payload for payload in payloads if hasattr(payload, "round")] or payloads
+    last = max((getattr(payload, "round", 0) for payload in rounds), default=0)
+    return {payload.arguments_hash[:HASH_DIGITS] for payload in rounds if getattr(payload, "round", 0) == last}
 
 
 def _by_call(history: History) -> Mapping[str, list[Effect]]:

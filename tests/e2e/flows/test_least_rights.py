@@ -113,6 +113,8 @@ async def test_each_right_of_the_role_is_used_and_no_other_is_needed(
         await watch_on_another(here, there, session)
         await here.operator.FreezeAdmission(operator_pb2.FreezeAdmissionRequest(reason="a try"))
         await here.operator.UnfreezeAdmission(operator_pb2.UnfreezeAdmissionRequest())
+        await here.operator.DenyTool(operator_pb2.DenyToolRequest(pattern="x", reason="a try"))
+        await here.operator.AllowTool(operator_pb2.AllowToolRequest(pattern="x"))
 
         async def sealed() -> bool:
             records = stored["audit_records"]

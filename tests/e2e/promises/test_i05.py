@@ -16,8 +16,8 @@ from tests import harness
 from tests.e2e.support.environment import Environment
 from tests.e2e.support.lost_servers import Running, killed_while_running, question, returned
 from tests.e2e.support.server_processes import doomed
-from turnkeeper.domain.event import ToolStarted
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.tool_events import ToolStarted
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed

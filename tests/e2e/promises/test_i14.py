@@ -27,6 +27,7 @@ tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 [[reply]]
 text = "Told: {tool_result}"
 """
+DESCRIBED = "tests.e2e.support.described_tools"
 CHANGED, STRICT, NONE = "tests.e2e.support.changed_tools", "tests.e2e.support.strict_tools", "tests.status_details"
 
 
@@ -88,6 +89,7 @@ class TestI14:
         async with shop.open(CHANGED) as stubs:
             await harness.decide(stubs, first)
             second = await second_round(stubs, first)
+            assert "schema" in second.changed
             assert not shop.tool_control.effects("schema")
             await harness.decide(stubs, first)
             assert not shop.tool_control.effects("schema"), "the first round's decision, repeated, starts nothing"
@@ -123,24 +125,46 @@ class TestI14:
             await harness.decide(stubs, first)
             second = await second_round(stubs, first)
             assert second.arguments_json == '{"label":"slipped-in"}'
+            assert list(second.changed) == ["arguments"]
             assert not shop.tool_control.effects("slipped-in")
             assert not shop.tool_control.effects("shown")
             await harness.decide(stubs, second, approve=False)
             assert (await returned(stubs, second)).outcome == event_pb2.TOOL_OUTCOME_REJECTED
 
-    async def test_i14_a_session_keeps_the_policy_it_began_with(self, shop: Shop, tmp_path: Path) -> None:
-        first = await shop.pending_approval("pinned")
-        lax = tmp_path / "lax.toml"
-        lax.write_text('[[agent]]\nname = "asker"\ntools = ["act"]\n[[agent.policy]]\ntool = "*"\naction = "auto"\n')
-        async with shop.open(agents=lax) as stubs:
+    async def test_i14_a_changed_description_needs_a_new_approval(self, shop: Shop) -> None:
+        first = await shop.pending_approval("described")
+        async with shop.open(DESCRIBED) as stubs:
             await harness.decide(stubs, first)
-            await returned(stubs, first)
-            assert len(shop.tool_control.effects("pinned")) == 1
-            again = await harness.send_message_to_session(stubs, first.session_id, "do asked-again")
-            assert again.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
-            session = await harness.create_test_session(stubs, agent="asker")
-            free = await harness.send_message_to_session(stubs, session, "do unasked")
-            assert free.state == chat_pb2.TURN_STATE_COMPLETED
+            second = await second_round(stubs, first)
+            assert list(second.changed) == ["description"]
+            assert second.schema_hash == first.schema_hash
+            assert second.description_hash != first.description_hash
+            await harness.decide(stubs, second)
+            assert (await returned(stubs, second)).outcome == event_pb2.TOOL_OUTCOME_OK
+
+    async def test_i14_a_changed_rule_voids_the_decision_though_it_would_let_the_call_run(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        first = await shop.pending_approval("loosened")
+        async with shop.open(agents=policy(tmp_path, 'name = "lax"\naction = "auto"')) as stubs:
+            assert await still_pending(stubs, first), "a loosened rule frees no call that waits"
+            await harness.decide(stubs, first)
+            second = await second_round(stubs, first)
+            assert (list(second.changed), second.rule) == (["rule"], "lax")
+            assert second.rule_text == 'tool = "*", action = "auto", ttl = "1h"'
+            assert not shop.tool_control.effects("loosened")
+            await harness.decide(stubs, second)
+            assert (await returned(stubs, second)).outcome == event_pb2.TOOL_OUTCOME_OK
+            free = await harness.send_message_to_session(stubs, first.session_id, "do unasked")
+            assert free.state == chat_pb2.TURN_STATE_COMPLETED, "rules are not pinned to the session"
+
+    async def test_i14_a_new_denial_stops_a_call_that_waits(self, shop: Shop, tmp_path: Path) -> None:
+        first = await shop.pending_approval("denied")
+        async with shop.open(agents=policy(tmp_path, 'when = "args.label == \\"denied\\""\naction = "deny"')) as stubs:
+            await harness.decide(stubs, first)
+            result = await returned(stubs, first)
+            assert (result.outcome, result.started) == (event_pb2.TOOL_OUTCOME_DENIED, False)
+            assert not shop.tool_control.effects("denied")
 
     async def test_i14_the_hash_tells_arguments_schema_and_policy_apart(self, shop: Shop, tmp_path: Path) -> None:
         stricter = tmp_path / "stricter.toml"
@@ -154,6 +178,18 @@ class TestI14:
             policy = await hash_of(stubs, "same")
         assert len(same) == 1, "two sessions, the same call"
         assert len(same | {other, schema, policy}) == 4
+
+
+def policy(folder: Path, rule: str) -> Path:
+    """Returns a file of agents whose one rule is about all tools."""
+    path = folder / "policy.toml"
+    path.write_text(f'[[agent]]\nname = "asker"\ntools = ["act"]\n[[agent.policy]]\ntool = "*"\n{rule}\n')
+    return path
+
+
+async def still_pending(stubs: harness.Stubs, approval: approval_pb2.Approval) -> bool:
+    request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
+    return (await stubs.approvals.GetApproval(request)).approval.state == approval_pb2.APPROVAL_STATE_PENDING
 
 
 async def hash_of(stubs: harness.Stubs, label: str) -> str:

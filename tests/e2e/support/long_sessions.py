@@ -12,15 +12,13 @@ from turnkeeper.domain.event import (
     NewEvent,
     Payload,
     SessionActivated,
-    ToolCalled,
-    ToolReturned,
-    ToolStarted,
     TurnCompleted,
     TurnStarted,
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
+from turnkeeper.domain.tool_events import ToolCalled, ToolReturned, ToolStarted
 from turnkeeper.domain.turn import StopReason, Turn, TurnOptions, TurnState
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.mongo import keys

@@ -103,6 +103,7 @@ METHODS = (
         approval_pb2.RevokeRememberedDecisionRequest(approval_id=MISSING),
     ),
     Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),
+    Method("Agent", "EvaluatePolicy", agent_pb2.EvaluatePolicyRequest(agent="talker", tool="é")),
     Method("Agent", "ListAgents", agent_pb2.ListAgentsRequest(page_size=1), lists=True),
     Method("Operator", "ListActiveTurns", operator_pb2.ListActiveTurnsRequest(tenant="é", page_size=1), lists=True),
     Method(
@@ -113,6 +114,9 @@ METHODS = (
     Method("Operator", "FreezeAdmission", operator_pb2.FreezeAdmissionRequest(agent="é", reason="é")),
     Method("Operator", "UnfreezeAdmission", operator_pb2.UnfreezeAdmissionRequest(agent="é"), lists=True),
     Method("Operator", "ListFreezes", operator_pb2.ListFreezesRequest(tenant="é"), lists=True),
+    Method("Operator", "DenyTool", operator_pb2.DenyToolRequest(pattern="not_there", reason="é")),
+    Method("Operator", "AllowTool", operator_pb2.AllowToolRequest(pattern="not_there"), lists=True),
+    Method("Operator", "ListDeniedTools", operator_pb2.ListDeniedToolsRequest(), lists=True),
     Method("Operator", "ListReplicas", operator_pb2.ListReplicasRequest(), lists=True),
     Method("Audit", "ExportAudit", audit_pb2.ExportAuditRequest(tenant="é"), streams=True, lists=True),
 )

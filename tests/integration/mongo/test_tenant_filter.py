@@ -24,6 +24,7 @@ from tests.integration.mongo.commands import Command, Recorder, name_of, selecti
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.audit import seal_of
 from turnkeeper.domain.delegation import Delegation
+from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import SessionKey
@@ -48,6 +49,7 @@ OVER_ALL_TENANTS = {
     "unsealed_tenants",
     "audited_tenants",
     "freezes",
+    "denials",
     "replicas",
 }
 WITHOUT_TENANTS = {"linearizable", "secret", "ping", "write_heartbeat", "outcome"}
@@ -90,7 +92,7 @@ async def _keep_late_result(store: MongoStore) -> None:
     )
     result = ToolResult(outcome=ToolOutcome.OK, result_json="1")
     for fence in (2, 1):
-        stored = await store.keep_late_result(PLACE, call.id, attempt=1, fence=fence, arguments_hash="", result=result)
+        stored = await store.keep_late_result(PLACE, call.id, attempt=1, fence=fence, result=result)
         assert stored is (fence == 1)
 
 
@@ -130,6 +132,15 @@ async def _delegate(store: MongoStore) -> None:
             assert list(await store.delegations(TENANT, limit=9, after=after, **names)) == [lent]
     for is_there in (True, False):
         assert await store.remove_delegation(TENANT, "ada", "bob", a_record(TENANT)) is is_there
+
+
+async def _deny(store: MongoStore) -> None:
+    """Denies a tool twice, and allows it twice."""
+    denial = ToolDenial(tenant=TENANT, pattern="x", principal="ada", reason="", create_time=NOON)
+    for _ in range(2):
+        await store.put_denial(denial, a_record(TENANT))
+    for is_there in (True, False):
+        assert await store.remove_denial(TENANT, "x", a_record(TENANT)) is is_there
 
 
 async def _audit(store: MongoStore) -> None:
@@ -182,6 +193,7 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "active_turns": lambda: store.active_turns(tenant, TurnFilter(tool="x"), limit=5, after=None),
         **dict.fromkeys(("put_freeze", "remove_freeze"), lambda: _freeze(store)),
         **dict.fromkeys(("put_delegation", "remove_delegation", "delegations"), lambda: _delegate(store)),
+        **dict.fromkeys(("put_denial", "remove_denial"), lambda: _deny(store)),
         **dict.fromkeys(("record", "begin_seal", "put_seal", "chain_end"), lambda: _audit(store)),
         **dict.fromkeys(("seals", "records", "unlisted_records", "records_of_session"), lambda: _read_audit(store)),
     }

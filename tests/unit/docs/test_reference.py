@@ -120,6 +120,10 @@ def test_the_keys_of_a_rule_and_its_actions() -> None:
     assert rows == {
         "tool": "required",
         "action": "required",
+        "class": "any",
+        "when": "always",
+        "even_untrusted": "false",
+        "shadow": "false",
         "ttl": "1h",
         "name": "its tool",
         "note": '""',
@@ -186,7 +190,7 @@ def test_the_example_is_a_file_of_settings(tmp_path: Path) -> None:
 def test_classes_outcomes_and_context_of_tools() -> None:
     classes = table(TOOLS, "class", "meaning", "by default", "after a lost server")
     assert [row[0] for row in classes] == [tool_class.value for tool_class in ToolClass]
-    assert [row[2] for row in classes] == ["runs", "asks", "asks"]
+    assert [row[2] for row in classes] == ["runs", "asks", "asks", "is never offered, nor run"]
     assert ["starts again" in row[3] and "never" not in row[3] for row in classes] == [
         tool_class.may_start_again for tool_class in ToolClass
     ]

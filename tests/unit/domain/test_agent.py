@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from turnkeeper.domain.agent import Agent, AgentLimits
-from turnkeeper.domain.policy import PolicyRule, ruling_on
+from turnkeeper.domain.policy import PolicyRule, usual_ruling
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 
 AGENT = Agent(
@@ -46,7 +46,7 @@ def a_tool(name: str, tool_class: ToolClass = ToolClass.IRREVERSIBLE) -> ToolSpe
     ],
 )
 def test_the_policy_decides_what_happens_to_a_call(name: str, tool_class: ToolClass, action: PolicyAction) -> None:
-    assert ruling_on(AGENT.policy, a_tool(name, tool_class)).action is action
+    assert usual_ruling(AGENT.policy, a_tool(name, tool_class)).action is action
 
 
 @pytest.mark.parametrize(("tool", "offered"), [("send_mail", True), ("add", True), ("adder", False), ("resend", False)])

@@ -15,7 +15,6 @@ from turnkeeper.domain.event import (
     Event,
     MessageCompleted,
     Payload,
-    ToolCalled,
     TurnCancelled,
     TurnCompleted,
     TurnFailed,
@@ -24,6 +23,7 @@ from turnkeeper.domain.event import (
 )
 from turnkeeper.domain.message import FinishReason, Usage
 from turnkeeper.domain.tool import PolicyAction, ToolClass
+from turnkeeper.domain.tool_events import ToolCalled
 from turnkeeper.domain.turn import CancelReason, StopReason
 
 ERROR = ErrorDetail(code=Code.LLM_API_ERROR, message="It failed.")

@@ -11,7 +11,6 @@ from turnkeeper.domain.event import (
     Payload,
     SessionCreated,
     SessionRestored,
-    ToolReturned,
     TurnCancelled,
     TurnCompleted,
     TurnQueued,
@@ -21,6 +20,7 @@ from turnkeeper.domain.event import (
 from turnkeeper.domain.history import TAKEN_BACK, History, unfinished_turn
 from turnkeeper.domain.message import FinishReason, Message, Part, Role, ToolRequest, Usage
 from turnkeeper.domain.tool import ToolOutcome
+from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import CancelReason, StopReason
 
 Log = Sequence[tuple[str, Payload]]

@@ -16,8 +16,8 @@ from turnkeeper.domain.tool import (
     ToolClass,
     ToolOutcome,
     ToolSpec,
-    approval_hash,
     canonical_json,
+    decision_hash,
     model_text,
 )
 
@@ -113,33 +113,37 @@ def test_json_too_deep_to_read_is_refused_as_any_other() -> None:
         canonical_json("[" * 200_000)
 
 
-def test_the_hash_is_of_the_meaning_not_of_the_text() -> None:
-    written = '{ "text": "hello",\n "to": "\\u0041da" }'
-    assert approval_hash(SPEC, arguments_json=written, policy_version="1") == approval_hash(
-        SPEC, arguments_json=ARGUMENTS, policy_version="1"
-    )
+CALL = a_call(PLACE, source="python", schema_hash="s", description_hash="d", model_words="I send it.", shown=("c1",))
 
 
 @pytest.mark.parametrize(
-    ("spec", "arguments", "policy"),
+    "change",
     [
-        (replace(SPEC, source="mcp"), ARGUMENTS, "1"),
-        (replace(SPEC, name="send_all"), ARGUMENTS, "1"),
-        (replace(SPEC, schema_json='{"type":"object","title":"x"}'), ARGUMENTS, "1"),
-        (SPEC, '{"to":"Eve","text":"hello"}', "1"),
-        (SPEC, ARGUMENTS, "2"),
+        {"source": "mcp"},
+        {"tool": "send_all"},
+        {"schema_hash": "s2"},
+        {"description_hash": "d2"},
+        {"tool_class": ToolClass.IDEMPOTENT},
+        {"arguments_json": '{"to":"Eve"}'},
+        {"rule": "refunds"},
+        {"rule_text": 'tool = "*", k = 2'},
+        {"model_words": "I send it twice."},
+        {"shown": ("c1", "c2")},
+        {"shown": ("c1c2",)},
     ],
-    ids=["source", "name", "schema", "arguments", "policy"],
+    ids=lambda change: next(iter(change)),
 )
-def test_any_change_changes_the_hash(spec: ToolSpec, arguments: str, policy: str) -> None:
-    before = approval_hash(SPEC, arguments_json=ARGUMENTS, policy_version="1")
-    assert approval_hash(spec, arguments_json=arguments, policy_version=policy) != before
+def test_any_change_of_what_is_shown_changes_the_hash(change: dict[str, Any]) -> None:
+    assert decision_hash(replace(CALL, **change)) != decision_hash(CALL)
+
+
+@pytest.mark.parametrize("change", [{"note": "Look at the order."}, {"round": 2}, {"state": CallState.READY}])
+def test_what_is_not_decided_on_does_not_change_the_hash(change: dict[str, Any]) -> None:
+    assert decision_hash(replace(CALL, **change)) == decision_hash(CALL)
 
 
 def test_the_parts_of_the_hash_cannot_run_together() -> None:
-    one = approval_hash(replace(SPEC, source="a", name="bc"), arguments_json="{}", policy_version="1")
-    other = approval_hash(replace(SPEC, source="ab", name="c"), arguments_json="{}", policy_version="1")
-    assert one != other
+    assert decision_hash(replace(CALL, source="a", tool="bc")) != decision_hash(replace(CALL, source="ab", tool="c"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_only_a_ready_call_starts(state: CallState) -> None:
 @pytest.mark.parametrize("tool_class", ToolClass)
 def test_a_lost_call_starts_again_only_where_repeating_is_harmless(tool_class: ToolClass) -> None:
     call = a_call(PLACE, state=CallState.STARTED, tool_class=tool_class, started=True)
-    if tool_class is ToolClass.IRREVERSIBLE:
+    if not tool_class.may_start_again:
         with pytest.raises(ValueError, match="cannot start again"):
             call.ready_again()
         return

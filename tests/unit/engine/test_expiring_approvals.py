@@ -16,9 +16,9 @@ from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalExpired
-from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolOutcome
+from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.replica.expirer import HELD_BACK, TURNS_AT_ONCE
 from turnkeeper.engine.rules.approvals import EXPIRED_AT_ONCE

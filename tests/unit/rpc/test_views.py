@@ -2,7 +2,6 @@
 
 import pytest
 
-from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.pb.v1 import event_pb2
@@ -36,7 +35,7 @@ def test_a_tool_shows_what_happens_to_a_call_and_which_rule_decides(
         source="python:desk",
         asks=asks,
     )
-    view = tool_view(spec, Agent(name="desk", model="m", policy=POLICY))
+    view = tool_view(spec, POLICY)
     assert (view.name, view.rule, view.action, view.asks) == (name, rule, action, asks)
     assert (view.description, view.schema_json, view.source) == ("Does it.", '{"type": "object"}', "python:desk")
     assert event_pb2.ToolClass.Name(view.tool_class) == f"TOOL_CLASS_{tool_class}"

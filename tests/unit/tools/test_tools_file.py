@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.builders import AGENT, a_call, a_session_key
-from turnkeeper.domain.policy import PolicyRule, ruling_on
-from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass, ToolOutcome, ToolSpec, approval_hash
+from turnkeeper.domain.policy import PolicyRule, usual_ruling
+from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.errors import AgentConfigError
 from turnkeeper.tools import tool, tools_file
 from turnkeeper.tools.python import PythonTools
@@ -83,14 +83,14 @@ def test_a_policy_cannot_take_a_tools_own_question_away(
     [spec] = PythonTools([marked(lambda_tool())]).specs()
     rule = PolicyRule(tool="act", action=written, ttl=timedelta(minutes=5))
     agent = replace(AGENT, tools=("act",), policy=(rule,))
-    assert ruling_on(agent.policy, spec).action is (PolicyAction.APPROVE if asks else written)
-    assert ruling_on(agent.policy, spec).ttl == timedelta(minutes=5), "the file still sets the time to decide"
+    assert usual_ruling(agent.policy, spec).action is (PolicyAction.APPROVE if asks else written)
+    assert usual_ruling(agent.policy, spec).ttl == timedelta(minutes=5), "the file still sets the time to decide"
 
 
 def test_a_policy_can_deny_a_tool_that_asks() -> None:
     [spec] = PythonTools([tool(lambda_tool())]).specs()
     agent = replace(AGENT, tools=("act",), policy=(PolicyRule(tool="*", action=PolicyAction.DENY),))
-    assert ruling_on(agent.policy, spec).action is PolicyAction.DENY
+    assert usual_ruling(agent.policy, spec).action is PolicyAction.DENY
 
 
 def lambda_tool() -> Callable[[], None]:
@@ -101,12 +101,9 @@ def lambda_tool() -> Callable[[], None]:
 
 
 def test_a_tool_that_begins_to_ask_is_another_one_than_what_was_decided_on() -> None:
-    def hash_of(spec: ToolSpec) -> str:
-        return approval_hash(spec, arguments_json="{}", policy_version="1")
-
     [calm] = PythonTools([tool(tool_class=ToolClass.READ_ONLY)(lambda_tool())]).specs()
     [asking] = PythonTools([tool(tool_class=ToolClass.READ_ONLY, approve=True)(lambda_tool())]).specs()
-    assert hash_of(calm) != hash_of(asking)
+    assert usual_ruling((), calm).rule_text != usual_ruling((), asking).rule_text
 
 
 def test_the_shorter_of_the_tools_and_the_agents_time_counts() -> None:

@@ -52,6 +52,11 @@ class Conversation:
         """Returns about how many bytes it takes."""
         return self._history.size
 
+    @property
+    def untrusted(self) -> bool:
+        """Returns True if it holds what an untrusted tool returned, in whichever turn."""
+        return self._history.untrusted
+
     async def read(self, *, until: LogEnd) -> bool:
         """Adds the log's events up to this end. One that has more of the log already stays as it is.
 

@@ -9,8 +9,8 @@ from typing import Final
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Payload, UnknownPayload, name_of
-from turnkeeper.domain.policy import ruling_on
-from turnkeeper.domain.tool import CLIENT
+from turnkeeper.domain.policy import Ruling
+from turnkeeper.domain.tool import CLIENT, PolicyAction
 from turnkeeper.domain.turn import Turn
 from turnkeeper.store.changeset import Changeset, Committed
 from turnkeeper.tools.toolbox import CheckedRequest
@@ -43,7 +43,7 @@ def log_policy(agent: Agent, checked: Iterable[CheckedRequest], *, turn: Turn) -
         elif spec.source == CLIENT:
             decision = "the client runs it"
         else:
-            ruling = ruling_on(agent.policy, spec)
+            ruling = request.ruling or Ruling(action=PolicyAction.DENY)
             decision = f"{ruling.action}: {f'rule {ruling.rule}: ' if ruling.rule else ''}{ruling.rule_text}"
         logger.debug(
             "policy of %s on %.64s: %s",

@@ -76,7 +76,6 @@ class LateResults:
                     call.id,
                     attempt=call.attempt,
                     fence=call.fence,
-                    arguments_hash=call.arguments_hash,
                     result=finished.result,
                 )
             except (ServiceUnavailable, SessionContended) as error:

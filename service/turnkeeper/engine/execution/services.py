@@ -14,6 +14,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.policy.policies import Policies
 from turnkeeper.store.contract import Leases, SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
@@ -31,6 +32,7 @@ class RunServices:
     feeds: Feeds
     agents: AgentVersions
     toolbox: Toolbox
+    policies: Policies
     model_caller: ModelCaller
     metrics: Metrics
     spans: Spans

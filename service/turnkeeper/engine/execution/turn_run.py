@@ -7,13 +7,14 @@ lease could not be renewed in time. Text that was streamed but not stored is not
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
 
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.message import ToolRequest
 from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import (
     AwaitAnswers,
@@ -36,6 +37,7 @@ from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.tool_runner import ToolRunner
 from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.advance import Owner, advance_turn, due_step
+from turnkeeper.engine.rules.tool_calls import ruled
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.preview import Preview
@@ -44,6 +46,7 @@ from turnkeeper.faults import fault
 from turnkeeper.isolation import ends_task
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
 from turnkeeper.model.failure import Reason, failure
+from turnkeeper.tools.toolbox import CheckedRequest
 
 RESULT_POLL = 1.0
 """Seconds after which an owner that awaits tools reads the session again."""
@@ -154,6 +157,7 @@ class TurnRun:
         return Owner(
             agent=self._agent,
             toolbox=self._services.toolbox,
+            policies=self._services.policies,
             fence=self._lease.fence,
             running=self._tools.running | self._awaited_late(),
             releasing=self._lease.releasing,
@@ -273,11 +277,17 @@ class TurnRun:
         fault("turn.model.after_answer")
         new_id = self._services.log_writer.new_id
         requests = tuple(replace(request, tool_call_id=f"call_{new_id()}") for request in answer.tool_requests)
-        agent, clients = self._agent, self.turn.options.client_tools
-        check = partial(self._services.toolbox.checked, requests, agent, clients=clients)
-        checked = await off_loop(check, large=bool(requests))
-        await self._append(lambda uow: turn_rules.record_answer(uow, answer, checked, agent=agent))
-        log_policy(agent, checked, turn=self.turn)
+        untrusted = self._conversation.untrusted
+        checked = await off_loop(partial(self._checked, requests, untrusted=untrusted), large=bool(requests))
+        await self._append(lambda uow: turn_rules.record_answer(uow, answer, checked, untrusted=untrusted))
+        log_policy(self._agent, checked, turn=self.turn)
+
+    def _checked(self, requests: Sequence[ToolRequest], *, untrusted: bool) -> tuple[CheckedRequest, ...]:
+        """Returns the requests of an answer, compared with their tools, and ruled on. Takes up to a few seconds."""
+        turn, session, agent = self.turn, self._owned.snapshot.session, self._agent
+        checked = self._services.toolbox.checked(requests, agent, clients=turn.options.client_tools)
+        rule = partial(ruled, policies=self._services.policies, agent=agent, turn=turn, session=session)
+        return tuple(rule(request, untrusted=untrusted) for request in checked)
 
     async def _record_stopped_call(self, preview: Preview, *, in_time: bool) -> None:
         """Stores what follows from a call that has no outcome of its own. `in_time`: its time was not over."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import ToolStarted
 from turnkeeper.domain.message import Usage
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import Call, PolicyAction
+from turnkeeper.domain.tool_events import ToolStarted
 from turnkeeper.domain.turn import (
     AwaitAnswers,
     AwaitResults,
@@ -22,8 +22,9 @@ from turnkeeper.domain.turn import (
 )
 from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.audit import CANCEL_TURN, Operation, record_operation
-from turnkeeper.engine.rules.tool_calls import is_unchanged, request_new_approval, shows_all_unknown
+from turnkeeper.engine.rules.tool_calls import changes_of, facts_of, refuse_start, request_new_approval
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.policy.policies import Policies
 from turnkeeper.tools.toolbox import Toolbox
 
 CHANGED_AT_ONCE = 32
@@ -36,6 +37,7 @@ class Owner:
 
     agent: Agent
     toolbox: Toolbox
+    policies: Policies
     fence: int
     running: frozenset[str]
     """Ids of the calls whose tools this owner runs, or whose late results it awaits."""
@@ -116,9 +118,7 @@ def _start_calls(
     launch: list[Call] = []
     changed = 0
     for call in calls:
-        spec = owner.toolbox.find(owner.agent, call.tool)
-        if not (is_unchanged(call, spec, agent=owner.agent) and shows_all_unknown(uow, call)):
-            request_new_approval(uow, call, agent=owner.agent, toolbox=owner.toolbox)
+        if not _may_start(uow, call, owner):
             changed += 1
             if changed == most_changed:
                 break
@@ -130,3 +130,24 @@ def _start_calls(
     usage = uow.turn.usage + Usage(tool_calls=len(launch))
     uow.put_turn(replace(uow.turn, usage=usage, update_time=uow.at))
     return tuple(launch), changed
+
+
+def _may_start(uow: UnitOfWork, call: Call, owner: Owner) -> bool:
+    """Returns True if the call may start as it is, by its tool and its agent's rules of today.
+
+    Otherwise the call is closed, or a new round asks a person: then it does not start.
+    """
+    spec = owner.toolbox.find(owner.agent, call.tool)
+    if spec is None:
+        refuse_start(uow, call, None)
+        return False
+    facts = facts_of(uow.turn, uow.session, spec, arguments_json=call.arguments_json, untrusted=call.untrusted)
+    ruling = owner.policies.ruling_on(owner.agent, facts)
+    if ruling.action is PolicyAction.DENY:
+        refuse_start(uow, call, ruling)
+        return False
+    changed = changes_of(uow, call, spec, ruling)
+    if changed:
+        request_new_approval(uow, call, spec, ruling, changed=changed, toolbox=owner.toolbox)
+        return False
+    return True

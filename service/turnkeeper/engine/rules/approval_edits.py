@@ -1,16 +1,20 @@
 """An approver's own arguments for a call: checked as a model's are, and put into the call's next round."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalWithdrawn
-from turnkeeper.domain.policy import Ruling, ruling_on
-from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec, approval_hash, canonical_json
+from turnkeeper.domain.policy import Ruling
+from turnkeeper.domain.tool import PolicyAction, ToolSpec, canonical_json
+from turnkeeper.engine.rules.tool_calls import as_today
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ApprovalAlreadyProcessed, ToolNotFound, ToolPermissionDenied, ToolValidationError
 from turnkeeper.tools.comparison import Steps
 from turnkeeper.tools.toolbox import EDIT_STEPS, Toolbox
+
+RuleOn = Callable[[ToolSpec, str], Ruling]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,14 +23,18 @@ class Edit:
 
     arguments_json: str
     """Canonical JSON."""
-    arguments_hash: str
-    tool_class: ToolClass
+    spec: ToolSpec
+    """The tool as it is today."""
     ruling: Ruling
     """What the policy decides on the edited call. The next round takes its approvers; AUTO: one person."""
 
 
-def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox: Toolbox) -> Edit | None:
+def check_edit(
+    approval: Approval, arguments_json: str, *, agent: Agent, toolbox: Toolbox, rule_on: RuleOn
+) -> Edit | None:
     """Returns the edit that the approver's arguments make, or None if they are the approval's own.
+
+    `rule_on` returns what the policy decides on the tool with these arguments.
 
     Raises ToolNotFound if the agent no longer has the tool, ToolValidationError if the tool does not take the
     arguments, ToolPermissionDenied if the agent's policy denies the call.
@@ -35,13 +43,12 @@ def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox
     if spec is None:
         raise ToolNotFound(session_id=approval.session_id, turn_id=approval.turn_id)
     canonical = _checked(approval, spec, arguments_json, toolbox=toolbox)
-    ruling = ruling_on(agent.policy, spec)
+    ruling = rule_on(spec, canonical)
     if ruling.action is PolicyAction.DENY:
         raise ToolPermissionDenied(session_id=approval.session_id, turn_id=approval.turn_id)
     if canonical == approval.arguments_json:
         return None
-    fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
-    return Edit(arguments_json=canonical, arguments_hash=fresh_hash, tool_class=spec.tool_class, ruling=ruling)
+    return Edit(arguments_json=canonical, spec=spec, ruling=ruling)
 
 
 def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval:
@@ -52,10 +59,8 @@ def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval
     event = ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id, replaced_by=next_id)
     uow.append(event, turn=uow.turn)
     call = next(call for call in uow.calls if call.id == approval.tool_call_id)
-    edited = replace(
-        call, arguments_json=edit.arguments_json, arguments_hash=edit.arguments_hash, tool_class=edit.tool_class
-    )
-    next_round = uow.request_approval(edited, ruling=edit.ruling, approval_id=next_id)
+    edited = replace(as_today(call, edit.spec, edit.ruling), arguments_json=edit.arguments_json)
+    next_round = uow.request_approval(edited, ruling=edit.ruling, approval_id=next_id, changed=("arguments",))
     # The approver read the old approval: a call that became UNKNOWN since must be approved once more before it runs.
     requested = next(requested for requested in uow.calls if requested.id == call.id)
     uow.put_call(replace(requested, shown=approval.unknown_tool_call_ids))

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState, hash_with_late_result
 from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import Turn
 
@@ -13,6 +13,8 @@ def new_approval(call: Call, turn: Turn, *, approval_id: str, at: datetime, now:
     `at` is the replica's time, for people; `now` is the database's, by which it expires.
     """
     is_lost = call.state is CallState.UNKNOWN
+    late_result_json = call.late_result_json if is_lost and call.late_attempt == call.attempt else ""
+    shown = call.arguments_hash
     return Approval(
         id=approval_id,
         tenant=call.tenant,
@@ -25,7 +27,7 @@ def new_approval(call: Call, turn: Turn, *, approval_id: str, at: datetime, now:
         tool=call.tool,
         tool_class=call.tool_class,
         arguments_json=call.arguments_json,
-        arguments_hash=call.arguments_hash,
+        arguments_hash=hash_with_late_result(shown, late_result_json) if late_result_json else shown,
         requester=turn.principal,
         agent=turn.agent,
         create_time=at,
@@ -35,5 +37,9 @@ def new_approval(call: Call, turn: Turn, *, approval_id: str, at: datetime, now:
         rule=call.rule,
         rule_text=call.rule_text,
         note=call.note,
-        late_result_json=call.late_result_json if is_lost and call.late_attempt == call.attempt else "",
+        source=call.source,
+        schema_hash=call.schema_hash,
+        description_hash=call.description_hash,
+        model_words=call.model_words,
+        late_result_json=late_result_json,
     )

@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 from turnkeeper.codes import Code, ErrorDetail
-from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import (
     AttemptFailed,
     AttemptOutcome,
@@ -60,8 +59,11 @@ def begin_attempt(uow: UnitOfWork, *, lapses: int) -> None:
         uow.append(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
 
 
-def record_answer(uow: UnitOfWork, answer: ModelAnswer, requests: Sequence[CheckedRequest], *, agent: Agent) -> None:
-    """Records a whole message of the model, and proposes the tool calls that it requests."""
+def record_answer(uow: UnitOfWork, answer: ModelAnswer, requests: Sequence[CheckedRequest], *, untrusted: bool) -> None:
+    """Records a whole message of the model, and proposes the tool calls that it requests.
+
+    `untrusted`: the model had read what an untrusted tool returned.
+    """
     turn = uow.turn
     parts = (Part(text=answer.text),) if answer.text else ()
     message = MessageCompleted(
@@ -86,7 +88,7 @@ def record_answer(uow: UnitOfWork, answer: ModelAnswer, requests: Sequence[Check
     uow.put_turn(turn)
     uow.change_head(progress=True)
     for position, request in enumerate(requests):
-        propose(uow, request, position, agent=agent)
+        propose(uow, request, position, words=answer.text, untrusted=untrusted)
     if requests:
         uow.put_turn(replace(uow.turn, next_message_id=uow.new_id()))
 

@@ -9,18 +9,17 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalRequested, ApprovalWithdrawn
 from turnkeeper.domain.audit import AuditRecord
 from turnkeeper.domain.event import (
-    ClientToolRequested,
     Event,
     NewEvent,
     Payload,
-    ToolReturned,
     TurnCancelled,
     TurnFailed,
     UnknownPayload,
 )
 from turnkeeper.domain.policy import Ruling, with_ruling
 from turnkeeper.domain.session import Session
-from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult
+from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult, decision_hash
+from turnkeeper.domain.tool_events import ClientToolRequested, ToolReturned
 from turnkeeper.domain.turn import CancelReason, PendingItem, Turn, TurnState
 from turnkeeper.engine.rules.new_approvals import new_approval
 from turnkeeper.engine.rules.synthetic_results import synthetic_result
@@ -152,12 +151,14 @@ class UnitOfWork:
         self.session = self.session.with_unknown(call.tool, call.id)
         return lost
 
-    def request_approval(self, call: Call, *, ruling: Ruling, approval_id: str = "") -> Approval:
+    def request_approval(
+        self, call: Call, *, ruling: Ruling, approval_id: str = "", changed: tuple[str, ...] = ()
+    ) -> Approval:
         """Opens the call's next round: the call waits until a person decides, or until the approval expires.
 
         Returns the approval: of an UNKNOWN call it asks for the outcome, of any other for the permission to run it. It
         has the id `approval_id`, or a fresh one if that is empty. `ruling` is what the policy decides on the call: it
-        names who may decide, and for how long.
+        names who may decide, and for how long. `changed`: what is other than in the round before.
         """
         requested = replace(
             with_ruling(call, ruling),
@@ -166,9 +167,10 @@ class UnitOfWork:
             round=call.round + 1,
             shown=self.session.unknown_calls(call.tool, but=call.id),
         )
-        approval = new_approval(
-            requested, self.turn, approval_id=approval_id or self.new_id(), at=self.at, now=self.snapshot.head.now
-        )
+        requested = replace(requested, arguments_hash=decision_hash(requested))
+        approval_id = approval_id or self.new_id()
+        approval = new_approval(requested, self.turn, approval_id=approval_id, at=self.at, now=self.snapshot.head.now)
+        approval = replace(approval, changed=changed)
         expire_time = approval.expire_time
         if self.snapshot.head.suspended:
             approval = approval.paused(now=self.snapshot.head.now)
@@ -188,6 +190,7 @@ class UnitOfWork:
                 approvers=approval.approvers,
                 rule=approval.rule,
                 rule_text=approval.rule_text,
+                changed=changed,
             ),
             turn=self.turn,
         )
@@ -214,6 +217,7 @@ class UnitOfWork:
                 duration=duration,
                 submitted_by=call.submitted_by,
                 submitted_through=call.submitted_through,
+                trusted=call.trusted_output or result.outcome not in (ToolOutcome.OK, ToolOutcome.FAILED),
             ),
             turn=self.turn,
         )

@@ -33,6 +33,10 @@ class PolicyRule(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     APPROVERS_FIELD_NUMBER: _builtins.int
+    TOOL_CLASS_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
+    EVEN_UNTRUSTED_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """A name, or a pattern with `*` and `?`."""
     action: _event_pb2.PolicyAction.ValueType
@@ -41,6 +45,14 @@ class PolicyRule(_message.Message):
     """What events and approvals call the rule; empty: its pattern."""
     note: _builtins.str
     """For the people who decide."""
+    tool_class: _event_pb2.ToolClass.ValueType
+    """Only tools of this class; unset: any."""
+    when: _builtins.str
+    """A condition in CEL; empty: always."""
+    even_untrusted: _builtins.bool
+    """An IRREVERSIBLE call that it lets run, runs also where the model has read what an untrusted tool returned."""
+    shadow: _builtins.bool
+    """Events record what it would have done, and it decides nothing."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """With APPROVE: how long the approval can be decided; unset: 1 h."""
@@ -58,10 +70,14 @@ class PolicyRule(_message.Message):
         name: _builtins.str = ...,
         note: _builtins.str = ...,
         approvers: _event_pb2.Approvers | None = ...,
+        tool_class: _event_pb2.ToolClass.ValueType = ...,
+        when: _builtins.str = ...,
+        even_untrusted: _builtins.bool = ...,
+        shadow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approvers", b"approvers", "name", b"name", "note", b"note", "tool", b"tool", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approvers", b"approvers", "even_untrusted", b"even_untrusted", "name", b"name", "note", b"note", "shadow", b"shadow", "tool", b"tool", "tool_class", b"tool_class", "ttl", b"ttl", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,6 +199,8 @@ class AgentTool(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     ASKS_FIELD_NUMBER: _builtins.int
+    CONDITIONAL_FIELD_NUMBER: _builtins.int
+    TRUSTED_OUTPUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The tool's name."""
     description: _builtins.str
@@ -199,6 +217,10 @@ class AgentTool(_message.Message):
     """What happens to a call. A session in which a call of the tool has an unknown outcome asks also where this is AUTO."""
     asks: _builtins.bool
     """The tool asks a person for each call by itself: AUTO and NOTIFY of a rule count as APPROVE."""
+    conditional: _builtins.bool
+    """A rule with a condition may decide otherwise, by the call's arguments or by who asks."""
+    trusted_output: _builtins.bool
+    """What the tool returns cannot mislead the model."""
     def __init__(
         self,
         *,
@@ -210,10 +232,12 @@ class AgentTool(_message.Message):
         rule: _builtins.str = ...,
         action: _event_pb2.PolicyAction.ValueType = ...,
         asks: _builtins.bool = ...,
+        conditional: _builtins.bool = ...,
+        trusted_output: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "asks", b"asks", "description", b"description", "name", b"name", "rule", b"rule", "schema_json", b"schema_json", "source", b"source", "tool_class", b"tool_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "asks", b"asks", "conditional", b"conditional", "description", b"description", "name", b"name", "rule", b"rule", "schema_json", b"schema_json", "source", b"source", "tool_class", b"tool_class", "trusted_output", b"trusted_output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,6 +298,126 @@ class GetAgentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAgentResponse: _TypeAlias = GetAgentResponse  # noqa: Y015
+
+@_typing.final
+class EvaluatePolicyRequest(_message.Message):
+    """EvaluatePolicy's request: a call that could be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    UNTRUSTED_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """Required. The agent's name."""
+    tool: _builtins.str
+    """Required. The tool's name."""
+    arguments_json: _builtins.str
+    """JSON text of at most 64 KiB; empty: no arguments."""
+    principal: _builtins.str
+    """Who sends the message; empty: the caller."""
+    untrusted: _builtins.bool
+    """The model has read what an untrusted tool returned."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The session's labels."""
+
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        untrusted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "labels", b"labels", "principal", b"principal", "tool", b"tool", "untrusted", b"untrusted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluatePolicyRequest: _TypeAlias = EvaluatePolicyRequest  # noqa: Y015
+
+@_typing.final
+class EvaluatePolicyResponse(_message.Message):
+    """EvaluatePolicy's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    RULE_TEXT_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    action: _event_pb2.PolicyAction.ValueType
+    """What happens to the call. A session in which a call of the tool has an unknown outcome asks also where this is AUTO."""
+    rule: _builtins.str
+    """What the rule that decides is called; empty if the tool's class decides."""
+    rule_text: _builtins.str
+    """The rule in one line; without a rule, why the call is decided like that."""
+    note: _builtins.str
+    """The rule's note."""
+    error: _builtins.str
+    """The kind of the error that the rule's condition ended with; empty without one."""
+    @_builtins.property
+    def approvers(self) -> _event_pb2.Approvers:
+        """Who may decide an approval."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long an approval can be decided."""
+
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.ShadowRuling]:
+        """What shadow rules would have done."""
+
+    def __init__(
+        self,
+        *,
+        action: _event_pb2.PolicyAction.ValueType = ...,
+        rule: _builtins.str = ...,
+        rule_text: _builtins.str = ...,
+        approvers: _event_pb2.Approvers | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        note: _builtins.str = ...,
+        error: _builtins.str = ...,
+        shadows: _abc.Iterable[_event_pb2.ShadowRuling] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approvers", b"approvers", "error", b"error", "note", b"note", "rule", b"rule", "rule_text", b"rule_text", "shadows", b"shadows", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluatePolicyResponse: _TypeAlias = EvaluatePolicyResponse  # noqa: Y015
 
 @_typing.final
 class ListAgentsRequest(_message.Message):

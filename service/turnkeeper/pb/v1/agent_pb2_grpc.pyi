@@ -21,6 +21,11 @@ class AgentServiceStub:
     """Lists agents by name."""
     ListAgentVersions: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListAgentVersionsRequest, _agent_pb2.ListAgentVersionsResponse]
     """Lists an agent's versions. Not implemented yet."""
+    EvaluatePolicy: _aio.UnaryUnaryMultiCallable[_agent_pb2.EvaluatePolicyRequest, _agent_pb2.EvaluatePolicyResponse]
+    """Returns what the policy would decide on a tool call, by the rules that count now. Runs nothing, and stores nothing.
+
+    Arguments that the tool does not take are TOOL_VALIDATION_ERROR, an unknown tool is TOOL_NOT_FOUND.
+    """
     CreateAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateAgentRequest, _agent_pb2.CreateAgentResponse]
     """Creates an agent. Not implemented yet: agents load from a file."""
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.UpdateAgentRequest, _agent_pb2.UpdateAgentResponse]
@@ -51,6 +56,16 @@ class AgentServiceServicer:
         context: _aio.ServicerContext[_agent_pb2.ListAgentVersionsRequest, _abc.Awaitable[_agent_pb2.ListAgentVersionsResponse]],
     ) -> _abc.Awaitable[_agent_pb2.ListAgentVersionsResponse]:
         """Lists an agent's versions. Not implemented yet."""
+
+    def EvaluatePolicy(
+        self,
+        request: _agent_pb2.EvaluatePolicyRequest,
+        context: _aio.ServicerContext[_agent_pb2.EvaluatePolicyRequest, _abc.Awaitable[_agent_pb2.EvaluatePolicyResponse]],
+    ) -> _abc.Awaitable[_agent_pb2.EvaluatePolicyResponse]:
+        """Returns what the policy would decide on a tool call, by the rules that count now. Runs nothing, and stores nothing.
+
+        Arguments that the tool does not take are TOOL_VALIDATION_ERROR, an unknown tool is TOOL_NOT_FOUND.
+        """
 
     def CreateAgent(
         self,

@@ -37,6 +37,8 @@ class _ToolClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolClass.V
     """Two runs under the same key have the effect of one."""
     TOOL_CLASS_IRREVERSIBLE: _ToolClass.ValueType  # 3
     """It is started at most once."""
+    TOOL_CLASS_FORBIDDEN: _ToolClass.ValueType  # 4
+    """It is never offered, nor run."""
 
 class ToolClass(_ToolClass, metaclass=_ToolClassEnumTypeWrapper):
     """What repeating a tool call may do; the operator sets it, never the model."""
@@ -49,6 +51,8 @@ TOOL_CLASS_IDEMPOTENT: ToolClass.ValueType  # 2
 """Two runs under the same key have the effect of one."""
 TOOL_CLASS_IRREVERSIBLE: ToolClass.ValueType  # 3
 """It is started at most once."""
+TOOL_CLASS_FORBIDDEN: ToolClass.ValueType  # 4
+"""It is never offered, nor run."""
 Global___ToolClass: _TypeAlias = ToolClass  # noqa: Y015
 
 class _PolicyAction:
@@ -753,6 +757,8 @@ class ToolCalled(_message.Message):
     TOOL_CLASS_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
+    POLICY_ERROR_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
     """The call's id within its session."""
     tool: _builtins.str
@@ -760,7 +766,7 @@ class ToolCalled(_message.Message):
     arguments_json: _builtins.str
     """Canonical JSON: exactly what is hashed, shown and run. The model's own text where that is not JSON."""
     arguments_hash: _builtins.str
-    """What an approval is bound to; hex."""
+    """The hash of everything that a decision rests on, see Approval; hex."""
     action: Global___PolicyAction.ValueType
     """What the policy decided."""
     tool_class: Global___ToolClass.ValueType
@@ -769,6 +775,14 @@ class ToolCalled(_message.Message):
     """The model's message that asked."""
     rule: _builtins.str
     """What the rule that decided is called; empty if no rule covers the call."""
+    policy_error: _builtins.str
+    """The kind of the error that the rule's condition ended with: `missing`, `wrong_type`, `arithmetic`, `unreadable`,
+    `not_boolean`, `too_large` or `failed`; empty without one. A rule that denies then denies, any other asks.
+    """
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowRuling]:
+        """What shadow rules would have done."""
+
     def __init__(
         self,
         *,
@@ -780,14 +794,46 @@ class ToolCalled(_message.Message):
         tool_class: Global___ToolClass.ValueType = ...,
         message_id: _builtins.str = ...,
         rule: _builtins.str = ...,
+        policy_error: _builtins.str = ...,
+        shadows: _abc.Iterable[Global___ShadowRuling] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "message_id", b"message_id", "rule", b"rule", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "message_id", b"message_id", "policy_error", b"policy_error", "rule", b"rule", "shadows", b"shadows", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolCalled: _TypeAlias = ToolCalled  # noqa: Y015
+
+@_typing.final
+class ShadowRuling(_message.Message):
+    """What a shadow rule would have done with a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """What the rule is called."""
+    action: Global___PolicyAction.ValueType
+    """What it would have decided."""
+    error: _builtins.str
+    """The kind of the error that its condition ended with; empty without one."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        action: Global___PolicyAction.ValueType = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "error", b"error", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowRuling: _TypeAlias = ShadowRuling  # noqa: Y015
 
 @_typing.final
 class ToolStarted(_message.Message):
@@ -833,6 +879,7 @@ class ToolReturned(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     SUBMITTED_BY_FIELD_NUMBER: _builtins.int
     SUBMITTED_THROUGH_FIELD_NUMBER: _builtins.int
+    TRUSTED_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
     """The call."""
     tool: _builtins.str
@@ -849,6 +896,8 @@ class ToolReturned(_message.Message):
     """The principal who handed in the result of a client's tool; empty otherwise."""
     submitted_through: _builtins.str
     """The delegate that handed it in on behalf of that principal; empty without one."""
+    trusted: _builtins.bool
+    """The result cannot mislead the model: its tool has `trusted_output`, or the service wrote it."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """From start to result; unset when it did not run."""
@@ -864,10 +913,11 @@ class ToolReturned(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         submitted_by: _builtins.str = ...,
         submitted_through: _builtins.str = ...,
+        trusted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "outcome", b"outcome", "result_json", b"result_json", "started", b"started", "submitted_by", b"submitted_by", "submitted_through", b"submitted_through", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "outcome", b"outcome", "result_json", b"result_json", "started", b"started", "submitted_by", b"submitted_by", "submitted_through", b"submitted_through", "tool", b"tool", "tool_call_id", b"tool_call_id", "trusted", b"trusted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -974,6 +1024,7 @@ class ApprovalRequested(_message.Message):
     APPROVERS_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
     RULE_TEXT_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     kind: Global___ApprovalKind.ValueType
@@ -1000,6 +1051,12 @@ class ApprovalRequested(_message.Message):
     def approvers(self) -> Global___Approvers:
         """Who may decide."""
 
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is other than in the round before: `arguments`, `schema`, `description`, `class`, `source`, `rule`,
+        `unknown_calls`; empty in the first one.
+        """
+
     def __init__(
         self,
         *,
@@ -1014,10 +1071,11 @@ class ApprovalRequested(_message.Message):
         approvers: Global___Approvers | None = ...,
         rule: _builtins.str = ...,
         rule_text: _builtins.str = ...,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "expire_time", b"expire_time", "kind", b"kind", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "changed", b"changed", "expire_time", b"expire_time", "kind", b"kind", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

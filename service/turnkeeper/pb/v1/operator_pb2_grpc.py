@@ -62,6 +62,21 @@ class OperatorServiceStub(object):
                 request_serializer=turnkeeper_dot_v1_dot_operator__pb2.ListFreezesRequest.SerializeToString,
                 response_deserializer=turnkeeper_dot_v1_dot_operator__pb2.ListFreezesResponse.FromString,
                 _registered_method=True)
+        self.DenyTool = channel.unary_unary(
+                '/turnkeeper.v1.OperatorService/DenyTool',
+                request_serializer=turnkeeper_dot_v1_dot_operator__pb2.DenyToolRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_operator__pb2.DenyToolResponse.FromString,
+                _registered_method=True)
+        self.AllowTool = channel.unary_unary(
+                '/turnkeeper.v1.OperatorService/AllowTool',
+                request_serializer=turnkeeper_dot_v1_dot_operator__pb2.AllowToolRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_operator__pb2.AllowToolResponse.FromString,
+                _registered_method=True)
+        self.ListDeniedTools = channel.unary_unary(
+                '/turnkeeper.v1.OperatorService/ListDeniedTools',
+                request_serializer=turnkeeper_dot_v1_dot_operator__pb2.ListDeniedToolsRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_operator__pb2.ListDeniedToolsResponse.FromString,
+                _registered_method=True)
         self.ListReplicas = channel.unary_unary(
                 '/turnkeeper.v1.OperatorService/ListReplicas',
                 request_serializer=turnkeeper_dot_v1_dot_operator__pb2.ListReplicasRequest.SerializeToString,
@@ -114,6 +129,29 @@ class OperatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DenyTool(self, request, context):
+        """Denies tools of the tenant, whatever the rules of agents allow, on every replica within 2 s, also after a restart.
+
+        No call of them starts any more, also one that was approved: the model reads that it is denied. Calls that run go on. Again is OK: the later time counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AllowTool(self, request, context):
+        """Ends a denial, on every replica within 2 s. Again is OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeniedTools(self, request, context):
+        """Lists the tools that are denied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListReplicas(self, request, context):
         """Lists the replicas on this database.
         """
@@ -148,6 +186,21 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ListFreezes,
                     request_deserializer=turnkeeper_dot_v1_dot_operator__pb2.ListFreezesRequest.FromString,
                     response_serializer=turnkeeper_dot_v1_dot_operator__pb2.ListFreezesResponse.SerializeToString,
+            ),
+            'DenyTool': grpc.unary_unary_rpc_method_handler(
+                    servicer.DenyTool,
+                    request_deserializer=turnkeeper_dot_v1_dot_operator__pb2.DenyToolRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_operator__pb2.DenyToolResponse.SerializeToString,
+            ),
+            'AllowTool': grpc.unary_unary_rpc_method_handler(
+                    servicer.AllowTool,
+                    request_deserializer=turnkeeper_dot_v1_dot_operator__pb2.AllowToolRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_operator__pb2.AllowToolResponse.SerializeToString,
+            ),
+            'ListDeniedTools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeniedTools,
+                    request_deserializer=turnkeeper_dot_v1_dot_operator__pb2.ListDeniedToolsRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_operator__pb2.ListDeniedToolsResponse.SerializeToString,
             ),
             'ListReplicas': grpc.unary_unary_rpc_method_handler(
                     servicer.ListReplicas,
@@ -293,6 +346,87 @@ class OperatorService(object):
             '/turnkeeper.v1.OperatorService/ListFreezes',
             turnkeeper_dot_v1_dot_operator__pb2.ListFreezesRequest.SerializeToString,
             turnkeeper_dot_v1_dot_operator__pb2.ListFreezesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DenyTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.OperatorService/DenyTool',
+            turnkeeper_dot_v1_dot_operator__pb2.DenyToolRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_operator__pb2.DenyToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllowTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.OperatorService/AllowTool',
+            turnkeeper_dot_v1_dot_operator__pb2.AllowToolRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_operator__pb2.AllowToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeniedTools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.OperatorService/ListDeniedTools',
+            turnkeeper_dot_v1_dot_operator__pb2.ListDeniedToolsRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_operator__pb2.ListDeniedToolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,15 @@ class OperatorServiceStub:
     """Ends a freeze, on every replica within 2 s. Again is OK."""
     ListFreezes: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFreezesRequest, _operator_pb2.ListFreezesResponse]
     """Lists what is frozen."""
+    DenyTool: _aio.UnaryUnaryMultiCallable[_operator_pb2.DenyToolRequest, _operator_pb2.DenyToolResponse]
+    """Denies tools of the tenant, whatever the rules of agents allow, on every replica within 2 s, also after a restart.
+
+    No call of them starts any more, also one that was approved: the model reads that it is denied. Calls that run go on. Again is OK: the later time counts.
+    """
+    AllowTool: _aio.UnaryUnaryMultiCallable[_operator_pb2.AllowToolRequest, _operator_pb2.AllowToolResponse]
+    """Ends a denial, on every replica within 2 s. Again is OK."""
+    ListDeniedTools: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListDeniedToolsRequest, _operator_pb2.ListDeniedToolsResponse]
+    """Lists the tools that are denied."""
     ListReplicas: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListReplicasRequest, _operator_pb2.ListReplicasResponse]
     """Lists the replicas on this database."""
 
@@ -83,6 +92,30 @@ class OperatorServiceServicer:
         context: _aio.ServicerContext[_operator_pb2.ListFreezesRequest, _abc.Awaitable[_operator_pb2.ListFreezesResponse]],
     ) -> _abc.Awaitable[_operator_pb2.ListFreezesResponse]:
         """Lists what is frozen."""
+
+    def DenyTool(
+        self,
+        request: _operator_pb2.DenyToolRequest,
+        context: _aio.ServicerContext[_operator_pb2.DenyToolRequest, _abc.Awaitable[_operator_pb2.DenyToolResponse]],
+    ) -> _abc.Awaitable[_operator_pb2.DenyToolResponse]:
+        """Denies tools of the tenant, whatever the rules of agents allow, on every replica within 2 s, also after a restart.
+
+        No call of them starts any more, also one that was approved: the model reads that it is denied. Calls that run go on. Again is OK: the later time counts.
+        """
+
+    def AllowTool(
+        self,
+        request: _operator_pb2.AllowToolRequest,
+        context: _aio.ServicerContext[_operator_pb2.AllowToolRequest, _abc.Awaitable[_operator_pb2.AllowToolResponse]],
+    ) -> _abc.Awaitable[_operator_pb2.AllowToolResponse]:
+        """Ends a denial, on every replica within 2 s. Again is OK."""
+
+    def ListDeniedTools(
+        self,
+        request: _operator_pb2.ListDeniedToolsRequest,
+        context: _aio.ServicerContext[_operator_pb2.ListDeniedToolsRequest, _abc.Awaitable[_operator_pb2.ListDeniedToolsResponse]],
+    ) -> _abc.Awaitable[_operator_pb2.ListDeniedToolsResponse]:
+        """Lists the tools that are denied."""
 
     def ListReplicas(
         self,

@@ -162,6 +162,7 @@ class Connection:
         self.audit_chains: Collection = self.database["audit_chains"]
         self.freezes: Collection = self.database["freezes"]
         self.delegations: Collection = self.database["delegations"]
+        self.denials: Collection = self.database["denials"]
 
     def in_time(self) -> AbstractContextManager[Any]:
         """Limits a whole block of commands to `operation`, from now on.

@@ -123,6 +123,7 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         IndexModel([("tenant", ASCENDING), ("person", ASCENDING), ("delegate", ASCENDING)], name="person"),
         IndexModel([("until", ASCENDING)], name="expiry", expireAfterSeconds=0),
     ),
+    "denials": (IndexModel([("until", ASCENDING)], name="ended", expireAfterSeconds=0),),
     "agents": (),
     "secrets": (),
     "replicas": (IndexModel([("at", ASCENDING)], name="forgotten", expireAfterSeconds=REPLICAS_KEPT_S),),

@@ -48,6 +48,11 @@ def of_delegation(tenant: str, person: str, delegate: str) -> Document:
     return {"tenant": tenant, "person": person, "delegate": delegate}
 
 
+def of_denial(tenant: str, pattern: str) -> Document:
+    """Returns the `_id` of a denial of tools."""
+    return {"tenant": tenant, "pattern": pattern}
+
+
 def of_request(key: RequestKey) -> Document:
     """Returns the `_id` of a request's record."""
     return {

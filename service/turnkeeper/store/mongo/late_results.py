@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from turnkeeper.domain.approval import ApprovalKind, ApprovalState, hash_with_late_result
+from turnkeeper.domain.approval import HASH_DIGITS, ApprovalKind, ApprovalState, late_part
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.mongo import keys
@@ -30,7 +30,6 @@ class LateResultWrites:
         *,
         attempt: int,
         fence: int,
-        arguments_hash: str,
         result: ToolResult,
     ) -> bool:
         call = keys.where(keys.of_member(key, tool_call_id))
@@ -48,15 +47,16 @@ class LateResultWrites:
             "state": ApprovalState.PENDING.value,
         }
 
-        shown = {
-            "late_result_json": result.result_json,
-            "arguments_hash": hash_with_late_result(arguments_hash, result.result_json),
+        before = {"$substrCP": ["$arguments_hash", 0, HASH_DIGITS]}
+        shown: Document = {
+            "late_result_json": {"$literal": result.result_json},
+            "arguments_hash": {"$concat": [before, late_part(result.result_json)]},
         }
 
         def write(writes: Writes) -> None:
             once: Document = {**call, **start, "late_attempt": {"$ne": attempt}, "$or": _WITHOUT_RESULT}
             writes.update("tool_calls", once, late)
-            writes.update_where("approvals", approval, shown)
+            writes.compute_where("approvals", approval, shown)
 
         async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
             if await self._connection.calls.find_one({**call, **start, **late}, {"_id": 1}, session=session):

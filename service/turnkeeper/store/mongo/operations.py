@@ -1,9 +1,10 @@
-"""Reads what runs, and stores freezes."""
+"""Reads what runs, and stores freezes and denials of tools."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from turnkeeper.domain.audit import AuditRecord
+from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
@@ -106,13 +107,50 @@ class OperationDocuments(MeasuredReads):
             writes.insert("audit_records", audit_document(record))
 
         async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
-            of_record = {"_id": {"tenant": record.tenant, "id": record.id}, "tenant": record.tenant}
-            if await self._connection.audit_records.find_one(of_record, {"_id": 1}, session=session) is not None:
-                return True
-            return False if obstacle is Obstacle.MISS else None
+            return await self._has_record(record, session) or (False if obstacle is Obstacle.MISS else None)
 
         with self._connection.transaction_call("remove_freeze"):
             return await self._transactions.run(Transaction(write, result=True, look=look))
+
+    async def denials(self) -> Sequence[ToolDenial]:
+        in_force: Document = {"$or": [{"until": None}, {"$expr": {"$gt": ["$until", NOW]}}]}
+        with self._connection.call("denials"), self._connection.in_time():
+            documents = await self._connection.denials.find(in_force).sort("_id").to_list(None)
+        return self._connection.unreadable.passed_over(documents, lambda document: decode(ToolDenial, document))
+
+    async def put_denial(self, denial: ToolDenial, record: AuditRecord) -> None:
+        key = keys.of_denial(denial.tenant, denial.pattern)
+
+        def write(writes: Writes) -> None:
+            writes.delete("denials", keys.where(key))
+            writes.insert("denials", {"_id": key, **encode(denial), "record": record.id, "schema": SCHEMA})
+            writes.insert("audit_records", audit_document(record))
+
+        async def look(session: ClientSession, _: Obstacle) -> bool | None:
+            return await self._has_record(record, session)
+
+        with self._connection.transaction_call("put_denial"):
+            await self._transactions.run(Transaction(write, result=True, look=look))
+
+    async def remove_denial(self, tenant: str, pattern: str, record: AuditRecord) -> bool:
+        key = keys.of_denial(tenant, pattern)
+
+        def write(writes: Writes) -> None:
+            writes.update("denials", keys.where(key), {"record": record.id})
+            writes.delete("denials", keys.where(key))
+            writes.insert("audit_records", audit_document(record))
+
+        async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
+            return await self._has_record(record, session) or (False if obstacle is Obstacle.MISS else None)
+
+        with self._connection.transaction_call("remove_denial"):
+            return await self._transactions.run(Transaction(write, result=True, look=look))
+
+    async def _has_record(self, record: AuditRecord, session: ClientSession) -> bool | None:
+        """Returns True if the record is stored, and with it what it is about; None otherwise."""
+        of_record = {"_id": {"tenant": record.tenant, "id": record.id}, "tenant": record.tenant}
+        stored = await self._connection.audit_records.find_one(of_record, {"_id": 1}, session=session)
+        return True if stored is not None else None
 
     async def replicas(self) -> Sequence[ReplicaState]:
         alive = {"$gte": [{"$add": ["$at", {"$ifNull": ["$silent_after", 0]}]}, NOW]}

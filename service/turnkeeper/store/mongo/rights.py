@@ -23,6 +23,7 @@ _OF_COLLECTIONS: Final[Mapping[str, Sequence[str]]] = {
     "audit_records": (*_CREATED, "insert", "update"),
     "audit_seals": (*_CREATED, "insert"),
     "delegations": (*_CREATED, "insert", "remove", "update"),
+    "denials": (*_CREATED, "insert", "remove", "update"),
     "events": (*_CREATED, "insert", "remove"),
     "freezes": (*_CREATED_WITHOUT_INDEX, "insert", "remove", "update"),
     "heads": (*_CREATED, "insert", "remove", "update"),

@@ -11,8 +11,9 @@ from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain import event as events
 from turnkeeper.domain.event import NewEvent, Payload
 from turnkeeper.domain.message import ToolRequest, Usage
-from turnkeeper.domain.policy import PolicyRule, ruling_on
+from turnkeeper.domain.policy import PolicyRule, usual_ruling
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome, ToolSpec
+from turnkeeper.domain.tool_events import ToolCalled, ToolReturned
 from turnkeeper.engine.eventlog.step_log import log_policy, log_steps
 from turnkeeper.store.changeset import Changeset, Committed
 from turnkeeper.tools.toolbox import CheckedRequest
@@ -37,7 +38,7 @@ def changeset(*payloads: Payload) -> Changeset:
 
 
 def test_each_event_is_a_line_with_its_place_and_without_content(caplog: pytest.LogCaptureFixture) -> None:
-    called = events.ToolCalled(
+    called = ToolCalled(
         tool_call_id="call",
         tool="refund",
         arguments_json=SECRET,
@@ -46,7 +47,7 @@ def test_each_event_is_a_line_with_its_place_and_without_content(caplog: pytest.
         tool_class=ToolClass.IRREVERSIBLE,
         message_id="m",
     )
-    returned = events.ToolReturned(
+    returned = ToolReturned(
         tool_call_id="call",
         tool="refund",
         outcome=ToolOutcome.FAILED,
@@ -77,8 +78,8 @@ TEXT = 'tool = "search_*", action = "auto", ttl = "1h"'
 @pytest.mark.parametrize(
     ("policy", "asks", "rule", "text"),
     [
-        ((), False, "", "no rule covers the tool, and it is IRREVERSIBLE"),
-        ((), True, "", "no rule covers the tool, and it is IRREVERSIBLE"),
+        ((), False, "", "no rule covers the call, and it is IRREVERSIBLE"),
+        ((), True, "", "no rule covers the call, and it is IRREVERSIBLE"),
         ((PolicyRule(tool="x", action=PolicyAction.DENY), AUTO), False, "search_*", TEXT),
         ((AUTO,), True, "search_*", f"{TEXT}; the tool asks itself"),
         ((replace(AUTO, name="free search"),), False, "free search", TEXT),
@@ -95,7 +96,7 @@ def test_the_reason_of_a_decision_names_the_rule_the_class_or_the_tool(
         source="python",
         asks=asks,
     )
-    ruling = ruling_on(policy, spec)
+    ruling = usual_ruling(policy, spec)
     assert (ruling.rule, ruling.rule_text) == (rule, text)
 
 
@@ -110,7 +111,7 @@ def test_each_decision_of_a_policy_is_a_line_with_its_reason(caplog: pytest.LogC
         return CheckedRequest(request=request, spec=spec, arguments_json=SECRET, problem=problem)
 
     requests = [
-        checked("search_web", spec),
+        replace(checked("search_web", spec), ruling=usual_ruling((AUTO,), spec)),
         checked("search_web", spec, SECRET),
         checked("locate", client_tool),
         checked("x" * 100, None),

@@ -32,6 +32,7 @@ from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
+from turnkeeper.policy.policies import Policies
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import RequestKey
 from turnkeeper.tools.contract import ToolContext
@@ -161,6 +162,7 @@ class Replica:
             feeds=feeds,
             agents=AgentVersions({runner.name: runner}, self.store),
             toolbox=toolbox,
+            policies=Policies({runner.name: runner}),
             model_caller=ModelCaller(lambda _: self.model, toolbox=toolbox, spans=spans, metrics=metrics),
             metrics=metrics,
             spans=spans,

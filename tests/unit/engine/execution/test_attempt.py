@@ -41,6 +41,7 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
+from turnkeeper.policy.policies import Policies
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, RequestKey
 from turnkeeper.telemetry import logs
@@ -99,6 +100,7 @@ class Replica:
             feeds=self.feeds,
             agents=AgentVersions({AGENT.name: AGENT}, self.store),
             toolbox=toolbox,
+            policies=Policies({}),
             model_caller=ModelCaller(lambda _: self.model, toolbox=toolbox, spans=spans, metrics=metrics),
             metrics=metrics,
             spans=spans,

@@ -8,8 +8,9 @@ import pytest
 
 from tests.unit.engine.execution.one_replica import RUNNER, TIMEOUT, Replica
 from turnkeeper.codes import Code
-from turnkeeper.domain.event import MessageCompleted, ToolReturned
+from turnkeeper.domain.event import MessageCompleted
 from turnkeeper.domain.tool import ToolOutcome
+from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure

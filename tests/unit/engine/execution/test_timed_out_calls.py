@@ -12,9 +12,9 @@ from tests.unit.engine.simulation.invariants import violations
 from tests.unit.engine.simulation.outside import AGENT, ToolRun
 from tests.unit.engine.simulation.replica import Replica
 from turnkeeper.domain.approval import Approval, ApprovalState
-from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome
+from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import TurnState
 
 STEP = 7

@@ -8,7 +8,6 @@ import pytest
 
 from tests.builders import AGENT, NOON, a_call, a_session, a_session_key, a_turn, new_id
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
-from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
@@ -19,15 +18,17 @@ from turnkeeper.domain.tool import (
     ToolClass,
     ToolOutcome,
     ToolResult,
-    approval_hash,
+    decision_hash,
 )
+from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.advance import CHANGED_AT_ONCE, Owner, advance_turn
-from turnkeeper.engine.rules.tool_calls import shows_all_unknown
+from turnkeeper.engine.rules.tool_calls import MOST_PENDING, as_today, shows_all_unknown
 from turnkeeper.engine.rules.turns import record_late_result, record_tool_results, resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InvalidRequest
+from turnkeeper.policy.policies import Policies
 from turnkeeper.store.changeset import Cancel, Committed, Head, LeaseChange, Snapshot
 from turnkeeper.tools import samples
 from turnkeeper.tools.python import PythonTools
@@ -86,7 +87,8 @@ def test_a_lost_call_gets_an_approval_for_its_outcome_in_the_next_round() -> Non
     uow = unit_of_work(call)
     resolve_lost_calls(uow, {call.id})
     (question,) = uow.approvals
-    assert (question.kind, question.round, question.arguments_hash) == (ApprovalKind.OUTCOME, 2, call.arguments_hash)
+    (lost,) = uow.calls
+    assert (question.kind, question.round, question.arguments_hash) == (ApprovalKind.OUTCOME, 2, decision_hash(lost))
     assert (question.requester, question.expire_time) == (uow.turn.principal, NOON + TTL)
     (lost,) = uow.calls
     assert (lost.state, lost.unsettled, lost.outcome) == (S.UNKNOWN, True, None)
@@ -206,7 +208,9 @@ def test_d3_a_result_that_nobody_asked_for_yet_closes_the_call() -> None:
 def test_d3_done_without_a_result_takes_the_late_one_as_the_tool_gave_it(outcome: ToolOutcome) -> None:
     uow = with_requested_approvals(started(), late=outcome)
     (question,) = uow.approvals
-    decided = approval_rules.decide(uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1"))
+    decided = approval_rules.decide(
+        uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash=question.arguments_hash)
+    )
     assert decided is not None
     assert (decided.state, decided.result_json) == (ApprovalState.APPROVED, "")
     (returned,) = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
@@ -215,7 +219,9 @@ def test_d3_done_without_a_result_takes_the_late_one_as_the_tool_gave_it(outcome
 
 def test_d3_done_with_a_result_is_a_persons_also_beside_a_late_one() -> None:
     uow = with_requested_approvals(started(), late=OUTCOME.FAILED)
-    answer = Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1", result_json='"mine"')
+    answer = Answer(
+        decision=D.MARK_DONE, by="ada", arguments_hash=uow.approvals[0].arguments_hash, result_json='"mine"'
+    )
     approval_rules.decide(uow, uow.approvals[0].id, answer)
     (returned,) = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
     assert (returned.outcome, returned.result_json) == (OUTCOME.OK, '"mine"')
@@ -225,7 +231,9 @@ def test_d3_done_without_any_result_is_refused() -> None:
     uow = with_requested_approvals(started())
     (question,) = uow.approvals
     with pytest.raises(InvalidRequest, match="result_json is required"):
-        approval_rules.decide(uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1"))
+        approval_rules.decide(
+            uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash=question.arguments_hash)
+        )
     assert not uow.events
 
 
@@ -235,13 +243,10 @@ def test_d3_a_call_that_starts_again_under_its_owner_starts_in_a_new_attempt() -
     spec = toolbox.find(agent, "send_message")
     assert spec is not None
     arguments = '{"text":"b","to":"a"}'
-    first = started(
-        tool="send_message",
-        arguments_json=arguments,
-        arguments_hash=approval_hash(spec, arguments_json=arguments, policy_version=agent.version),
-    )
+    first = as_today(started(tool="send_message", arguments_json=arguments), spec, ASKER.policy[0].ruling)
+    first = replace(first, arguments_hash=decision_hash(first))
     uow = unit_of_work(replace(first, state=S.READY, attempt=2))
-    owner = Owner(agent=agent, toolbox=toolbox, fence=2, running=frozenset(), releasing=False)
+    owner = Owner(agent=agent, toolbox=toolbox, policies=Policies({}), fence=2, running=frozenset(), releasing=False)
     (again,) = advance_turn(uow, owner)
     assert (again.attempt, uow.turn.attempt, uow.turn.state) == (3, 3, TurnState.RUNNING)
     assert uow.events[-1].attempt == 3
@@ -255,7 +260,7 @@ def test_c_calls_that_may_not_start_are_asked_for_in_bounded_decisions(parallel_
     agent = replace(ASKER, tools=("*",), limits=limits)
     ready = {"state": S.READY, "tool": "send_message", "arguments_json": '{"text":"b","to":"a"}'}
     calls = [a_call(PLACE, turn_id="turn", position=number, **ready) for number in range(MOST_CALLS)]
-    owner = Owner(agent=agent, toolbox=toolbox, fence=2, running=frozenset(), releasing=False)
+    owner = Owner(agent=agent, toolbox=toolbox, policies=Policies({}), fence=2, running=frozenset(), releasing=False)
     uow, decisions = unit_of_work(*calls), 0
     while uow.turn.state is TurnState.RUNNING:
         assert advance_turn(uow, owner) == ()
@@ -263,7 +268,9 @@ def test_c_calls_that_may_not_start_are_asked_for_in_bounded_decisions(parallel_
         stored = uow.snapshot_after(Committed(last_seq=9, fence=2, events=()), by_owner=True)
         uow, decisions = UnitOfWork(stored, at=NOON, new_id=new_id), decisions + 1
     assert uow.turn.state is TurnState.AWAITING_APPROVAL
-    assert len(uow.approvals) == MOST_CALLS
+    assert len(uow.approvals) == MOST_PENDING
+    denied = [call for call in uow.calls if call.outcome is OUTCOME.DENIED]
+    assert not denied, "those that were refused have returned, and are not open"
     assert decisions == MOST_CALLS // CHANGED_AT_ONCE + 1
 
 
@@ -282,7 +289,9 @@ def test_the_answers_to_an_outcome(
     uow = with_requested_approvals(call)
     (question,) = uow.approvals
     result = '{"paper": 3}' if decision is D.MARK_DONE else ""
-    answer = Answer(decision=decision, by="ada", arguments_hash="hash-1", reason="so", result_json=result)
+    answer = Answer(
+        decision=decision, by="ada", arguments_hash=question.arguments_hash, reason="so", result_json=result
+    )
     decided = approval_rules.decide(uow, question.id, answer)
     assert decided is not None
     assert (decided.state, decided.decision, decided.decided_by) == (approval, decision, "ada")
@@ -327,14 +336,14 @@ def test_a_cut_call_that_must_not_run_twice_is_remembered(tool_class: ToolClass)
     uow.cancel_turn(uow.turn, reason=CancelReason.REQUESTED, by="ada")
     (closed,) = uow.calls
     assert (closed.outcome, closed.started) == (OUTCOME.CANCELLED, True)
-    remembered = (call.id,) if tool_class is ToolClass.IRREVERSIBLE else ()
+    remembered = () if tool_class.may_start_again else (call.id,)
     assert uow.session.unknown_calls(call.tool) == remembered
 
 
 def test_after_one_of_two_answers_the_turn_still_waits() -> None:
     uow = with_requested_approvals(started(tool="one"), started(tool="two"))
     first, second = uow.approvals
-    approval_rules.decide(uow, first.id, Answer(decision=D.GIVE_UP, by="ada", arguments_hash="hash-1"))
+    approval_rules.decide(uow, first.id, Answer(decision=D.GIVE_UP, by="ada", arguments_hash=first.arguments_hash))
     assert uow.turn.state is TurnState.AWAITING_OUTCOME
     assert [item.approval_id for item in uow.turn.pending] == [second.id]
     assert uow.head.wake is None

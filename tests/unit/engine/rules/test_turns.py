@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import AGENT, NOON, a_session, a_session_key, a_turn, new_id
+from tests.builders import NOON, a_session, a_session_key, a_turn, new_id
 from turnkeeper.codes import Code, ErrorDetail, Family
 from turnkeeper.domain.event import AttemptSuperseded
 from turnkeeper.domain.message import FinishReason, Usage
@@ -79,5 +79,5 @@ def test_an_attempt_is_no_progress_and_a_whole_answer_a_result_or_a_failed_call_
     answer = ModelAnswer(
         text="Hello.", tool_requests=(), finish_reason=FinishReason.STOP, usage=Usage(model_calls=1), model="small"
     )
-    record_answer(uow, answer, (), agent=AGENT)
+    record_answer(uow, answer, (), untrusted=False)
     assert uow.head.progress

@@ -6,12 +6,13 @@ from datetime import timedelta
 import pytest
 
 from tests.builders import NOON, a_call, a_session_key, a_turn, an_approval, new_id
+from tests.unit.engine.rules.test_approval_edits import SPEC
 from tests.unit.engine.rules.test_outcomes import PLACE, unit_of_work
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalVoted
 from turnkeeper.domain.approvers import Approvers
 from turnkeeper.domain.policy import Ruling
-from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass, ToolOutcome, ToolResult
+from turnkeeper.domain.tool import CallState, PolicyAction, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.rules.approval_edits import Edit
 from turnkeeper.engine.rules.approvals import decide, decide_with_edit
@@ -77,7 +78,7 @@ def test_an_edit_opens_a_round_by_the_rule_that_now_speaks_and_voids_the_votes_b
     uow, approval = waiting()
     decide(uow, approval.id, answer("bob"))
     ruling = Ruling(action=PolicyAction.APPROVE, approvers=replace(TWO, k=3), ttl=timedelta(minutes=5))
-    edit = Edit(arguments_json="{}", arguments_hash="hash-2", tool_class=ToolClass.IRREVERSIBLE, ruling=ruling)
+    edit = Edit(arguments_json="{}", spec=SPEC, ruling=ruling)
     edited = decide_with_edit(uow, approval.id, answer("eve"), edit)
     assert edited is not None
     assert (edited.state, edited.approvers.k, edited.expire_time) == (
@@ -95,7 +96,7 @@ def test_an_edit_opens_a_round_by_the_rule_that_now_speaks_and_voids_the_votes_b
 
 def test_whoever_edits_must_be_eligible_in_the_round_before_and_in_the_new_one() -> None:
     others = Ruling(action=PolicyAction.APPROVE, approvers=Approvers(groups=frozenset({"board"})))
-    edit = Edit(arguments_json="{}", arguments_hash="hash-2", tool_class=ToolClass.IRREVERSIBLE, ruling=others)
+    edit = Edit(arguments_json="{}", spec=SPEC, ruling=others)
     for groups in (FINANCE, frozenset({"board"})):
         uow, approval = waiting()
         with pytest.raises(PermissionDenied):
@@ -109,14 +110,15 @@ def test_an_outcome_is_asked_of_those_who_let_the_call_start() -> None:
     resolve_lost_calls(uow, {lost.id, ran_by_itself.id})
     first, second = uow.approvals
     assert (first.kind, first.approvers, second.approvers) == (ApprovalKind.OUTCOME, TWO, Approvers())
-    retried = decide(uow, first.id, answer("bob", ApprovalDecision.RETRY))
+    retried = decide(uow, first.id, replace(answer("bob", ApprovalDecision.RETRY), arguments_hash=first.arguments_hash))
     assert retried is not None
     assert retried.state is ApprovalState.PENDING
-    given_up = decide(uow, second.id, answer("bob", ApprovalDecision.GIVE_UP, groups=frozenset()))
+    gives_up = answer("bob", ApprovalDecision.GIVE_UP, groups=frozenset())
+    given_up = decide(uow, second.id, replace(gives_up, arguments_hash=second.arguments_hash))
     assert given_up is not None
     assert given_up.state is ApprovalState.REJECTED
     with pytest.raises(PermissionDenied):
-        decide(uow, first.id, answer("ada", ApprovalDecision.GIVE_UP))
+        decide(uow, first.id, replace(answer("ada", ApprovalDecision.GIVE_UP), arguments_hash=first.arguments_hash))
 
 
 def test_who_retries_a_turn_and_who_submits_a_result_in_it_caused_its_calls() -> None:

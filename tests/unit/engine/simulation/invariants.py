@@ -8,10 +8,11 @@ from tests.checker.compare import of_session
 from tests.memory_store.state import StoredSession
 from turnkeeper.domain.approval import ApprovalDecision, hash_with_late_result
 from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalRequested
-from turnkeeper.domain.event import MessageCompleted, ToolCalled, ToolStarted, TurnCancelled, TurnRetried
+from turnkeeper.domain.event import MessageCompleted, TurnCancelled, TurnRetried
 from turnkeeper.domain.history import History
 from turnkeeper.domain.message import FinishReason, Message, Role, text_of
 from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass
+from turnkeeper.domain.tool_events import ToolCalled, ToolStarted
 from turnkeeper.store.mongo.documents import encode
 
 

@@ -14,18 +14,12 @@ from tests.unit.engine.simulation.invariants import texts, unpaired
 from tests.unit.engine.simulation.virtual_loop import Clock
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import (
-    AttemptFailed,
-    MessageCompleted,
-    ToolReturned,
-    TurnCancelled,
-    TurnFailed,
-    TurnRetried,
-)
+from turnkeeper.domain.event import AttemptFailed, MessageCompleted, TurnCancelled, TurnFailed, TurnRetried
 from turnkeeper.domain.history import History
 from turnkeeper.domain.message import FinishReason, Message, Role
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.domain.tool import Call, CallState, ToolSpec, approval_hash, canonical_json
+from turnkeeper.domain.tool import Call, CallState, ToolSpec, canonical_json, decision_hash
+from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.rules.turns import MAX_BROKEN_RUNS, MAX_LOST_OWNERS
 from turnkeeper.store.changeset import Changeset, Claim, CommitResult, Committed, Conflict, LeaseChange, Snapshot
@@ -221,7 +215,16 @@ class Observed:
         """A tool is started: with what was approved (I14), once in each round if it cannot be taken back (I5)."""
         call = self.stored(SessionKey(context.tenant, context.session_id)).calls[context.tool_call_id]
         text = canonical_json(json.dumps(arguments))
-        hashed = approval_hash(spec, arguments_json=text, policy_version=agent.version)
+        running = replace(
+            call,
+            source=spec.source,
+            tool=spec.name,
+            schema_hash=spec.schema_hash,
+            description_hash=spec.description_hash,
+            tool_class=spec.tool_class,
+            arguments_json=text,
+        )
+        hashed = decision_hash(running)
         self.check(hashed == call.arguments_hash, "I14: another call runs than was proposed")
         self.check(context.key == call.key, "I5: the tool is started under another key")
         self.tool_starts[call.id, call.round] += 1

@@ -35,6 +35,7 @@ from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.policy.policies import Policies
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import NONE_BUSY, Busy, Changeset, Claim, CommitResult, LeaseChange, Snapshot
 from turnkeeper.telemetry.metrics import Metrics
@@ -205,6 +206,7 @@ class Replica:
         )
         log_writer.observed = session_cache.observed = observed
         agents = AgentVersions({AGENT.name: AGENT}, store)
+        policies = Policies({AGENT.name: AGENT})
         self._tools = SimulatedTools(schema, observed)
         toolbox = Toolbox([self._tools])
         self._model = ObservedCaller(name, observed, toolbox=toolbox, spans=spans, metrics=metrics)
@@ -216,6 +218,7 @@ class Replica:
             feeds=feeds,
             agents=agents,
             toolbox=toolbox,
+            policies=policies,
             model_caller=self._model,
             metrics=metrics,
             spans=spans,
@@ -230,7 +233,7 @@ class Replica:
             concurrency=concurrency,
             poll=POLL,
         )
-        edits = ArgumentEdits(store, agents=agents, toolbox=toolbox)
+        edits = ArgumentEdits(store, agents=agents, toolbox=toolbox, policies=policies)
         self.approvals = Approvals(store, log_writer, feeds, edits=edits, metrics=metrics)
         freezes = Freezes()
         self.sessions = Sessions(store, log_writer, session_cache=session_cache, agents=agents, freezes=freezes)

@@ -50,6 +50,11 @@ class AgentServiceStub(object):
                 request_serializer=turnkeeper_dot_v1_dot_agent__pb2.ListAgentVersionsRequest.SerializeToString,
                 response_deserializer=turnkeeper_dot_v1_dot_agent__pb2.ListAgentVersionsResponse.FromString,
                 _registered_method=True)
+        self.EvaluatePolicy = channel.unary_unary(
+                '/turnkeeper.v1.AgentService/EvaluatePolicy',
+                request_serializer=turnkeeper_dot_v1_dot_agent__pb2.EvaluatePolicyRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_agent__pb2.EvaluatePolicyResponse.FromString,
+                _registered_method=True)
         self.CreateAgent = channel.unary_unary(
                 '/turnkeeper.v1.AgentService/CreateAgent',
                 request_serializer=turnkeeper_dot_v1_dot_agent__pb2.CreateAgentRequest.SerializeToString,
@@ -87,6 +92,15 @@ class AgentServiceServicer(object):
 
     def ListAgentVersions(self, request, context):
         """Lists an agent's versions. Not implemented yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluatePolicy(self, request, context):
+        """Returns what the policy would decide on a tool call, by the rules that count now. Runs nothing, and stores nothing.
+
+        Arguments that the tool does not take are TOOL_VALIDATION_ERROR, an unknown tool is TOOL_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +144,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ListAgentVersions,
                     request_deserializer=turnkeeper_dot_v1_dot_agent__pb2.ListAgentVersionsRequest.FromString,
                     response_serializer=turnkeeper_dot_v1_dot_agent__pb2.ListAgentVersionsResponse.SerializeToString,
+            ),
+            'EvaluatePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluatePolicy,
+                    request_deserializer=turnkeeper_dot_v1_dot_agent__pb2.EvaluatePolicyRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_agent__pb2.EvaluatePolicyResponse.SerializeToString,
             ),
             'CreateAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateAgent,
@@ -229,6 +248,33 @@ class AgentService(object):
             '/turnkeeper.v1.AgentService/ListAgentVersions',
             turnkeeper_dot_v1_dot_agent__pb2.ListAgentVersionsRequest.SerializeToString,
             turnkeeper_dot_v1_dot_agent__pb2.ListAgentVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluatePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.AgentService/EvaluatePolicy',
+            turnkeeper_dot_v1_dot_agent__pb2.EvaluatePolicyRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_agent__pb2.EvaluatePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

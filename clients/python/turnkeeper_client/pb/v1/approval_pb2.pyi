@@ -97,6 +97,11 @@ class Approval(_message.Message):
     RULE_TEXT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     REMEMBERED_FROM_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SCHEMA_HASH_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_HASH_FIELD_NUMBER: _builtins.int
+    MODEL_WORDS_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -120,7 +125,10 @@ class Approval(_message.Message):
     more than four nonspacing marks in a row are shown as escapes.
     """
     arguments_hash: _builtins.str
-    """What a decision must name; hex."""
+    """What a decision must name: one hash of all that is shown here about the call, not of the arguments alone. It covers
+    source, tool, schema, description, class, arguments, the rule's name and text, the model's words, the unknown calls
+    and the late result.
+    """
     requester: _builtins.str
     """The principal whose turn asks."""
     agent: _builtins.str
@@ -150,6 +158,14 @@ class Approval(_message.Message):
     """The rule's note for the people who decide. The hash does not cover it."""
     remembered_from: _builtins.str
     """The approval whose remembered decision approved this one at its birth; empty if people are to vote on it."""
+    source: _builtins.str
+    """Where the tool comes from, such as `python`."""
+    schema_hash: _builtins.str
+    """SHA-256 of the tool's schema as it was when this was asked; hex."""
+    description_hash: _builtins.str
+    """SHA-256 of the tool's description as it was when this was asked; hex."""
+    model_words: _builtins.str
+    """What the model wrote with the call: the first 2,000 characters."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -188,6 +204,12 @@ class Approval(_message.Message):
     def approvers(self) -> _event_pb2.Approvers:
         """Who may decide."""
 
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is other than in the round before: `arguments`, `schema`, `description`, `class`, `source`, `rule`,
+        `unknown_calls`; empty in the first one.
+        """
+
     def __init__(
         self,
         *,
@@ -223,10 +245,15 @@ class Approval(_message.Message):
         rule_text: _builtins.str = ...,
         note: _builtins.str = ...,
         remembered_from: _builtins.str = ...,
+        source: _builtins.str = ...,
+        schema_hash: _builtins.str = ...,
+        description_hash: _builtins.str = ...,
+        model_words: _builtins.str = ...,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "needed", b"needed", "note", b"note", "reason", b"reason", "remembered_from", b"remembered_from", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "changed", b"changed", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "description_hash", b"description_hash", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "model_words", b"model_words", "needed", b"needed", "note", b"note", "reason", b"reason", "remembered_from", b"remembered_from", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "schema_hash", b"schema_hash", "session_id", b"session_id", "source", b"source", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -457,6 +457,206 @@ class ListFreezesResponse(_message.Message):
 Global___ListFreezesResponse: _TypeAlias = ListFreezesResponse  # noqa: Y015
 
 @_typing.final
+class ToolDenial(_message.Message):
+    """Tools that are denied for a while."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    pattern: _builtins.str
+    """A tool's name, or a pattern with `*` and `?`."""
+    principal: _builtins.str
+    """Who denied it."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was denied."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, by the database's clock; unset: with AllowTool."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "pattern", b"pattern", "principal", b"principal", "reason", b"reason", "tenant", b"tenant", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolDenial: _TypeAlias = ToolDenial  # noqa: Y015
+
+@_typing.final
+class DenyToolRequest(_message.Message):
+    """DenyTool's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant; empty: the caller's own. Only the role platform may name another."""
+    pattern: _builtins.str
+    """Required: a tool's name, or a pattern with `*` and `?`."""
+    reason: _builtins.str
+    """Required: why; on record, and not shown to callers."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, by the database's clock; unset: with AllowTool."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pattern", b"pattern", "reason", b"reason", "tenant", b"tenant", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenyToolRequest: _TypeAlias = DenyToolRequest  # noqa: Y015
+
+@_typing.final
+class DenyToolResponse(_message.Message):
+    """DenyTool's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENIAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def denial(self) -> Global___ToolDenial:
+        """The denial."""
+
+    def __init__(
+        self,
+        *,
+        denial: Global___ToolDenial | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["denial", b"denial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denial", b"denial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenyToolResponse: _TypeAlias = DenyToolResponse  # noqa: Y015
+
+@_typing.final
+class AllowToolRequest(_message.Message):
+    """AllowTool's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant; empty: the caller's own. Only the role platform may name another."""
+    pattern: _builtins.str
+    """Required: the pattern of the denial, as it was given."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pattern", b"pattern", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowToolRequest: _TypeAlias = AllowToolRequest  # noqa: Y015
+
+@_typing.final
+class AllowToolResponse(_message.Message):
+    """AllowTool's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """True if there was such a denial."""
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowToolResponse: _TypeAlias = AllowToolResponse  # noqa: Y015
+
+@_typing.final
+class ListDeniedToolsRequest(_message.Message):
+    """ListDeniedTools's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant; empty: the caller's own. Only the role platform may name another."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeniedToolsRequest: _TypeAlias = ListDeniedToolsRequest  # noqa: Y015
+
+@_typing.final
+class ListDeniedToolsResponse(_message.Message):
+    """ListDeniedTools's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def denials(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolDenial]:
+        """By pattern."""
+
+    def __init__(
+        self,
+        *,
+        denials: _abc.Iterable[Global___ToolDenial] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denials", b"denials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeniedToolsResponse: _TypeAlias = ListDeniedToolsResponse  # noqa: Y015
+
+@_typing.final
 class Replica(_message.Message):
     """A server process that uses this database."""
 

@@ -131,6 +131,11 @@ class Writes:
         statement = {"q": match, "u": {"$set": self._stamped(fields)}, "multi": True}
         self._add("update", collection, statement, counted=False)
 
+    def compute_where(self, collection: str, match: Document, fields: Document) -> None:
+        """Adds an update that sets fields of all documents that match to expressions; there may be none."""
+        statement = {"q": match, "u": [{"$set": self._stamped(fields)}], "multi": True}
+        self._add("update", collection, statement, counted=False)
+
     def delete(self, collection: str, *matches: Document) -> None:
         """Adds a deletion of one document for each match; a document may be deleted already."""
         for match in matches:
