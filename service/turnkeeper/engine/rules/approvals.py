@@ -30,7 +30,7 @@ def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None
         return None
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval, answer=answer)
-    check_remember(approval, answer)
+    check_remember(approval, answer, _call_of(uow, approval))
     voted = cast(approval, answer, causers=uow.turn.causers, at=uow.at, sequence=uow.next_sequence)
     if voted is approval:
         check_repeat(approval, answer)

@@ -19,7 +19,7 @@ from turnkeeper.domain.remembered import (
     with_remembered,
     without,
 )
-from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolSpec
+from turnkeeper.domain.tool import Call, CallState, ToolSpec
 from turnkeeper.domain.votes import already_voted
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InvalidRequest
@@ -37,8 +37,8 @@ def binding_of(spec: ToolSpec, ruling: Ruling, *, causers: Iterable[str]) -> str
     return hash_of([tool, [ruling.rule, ruling.rule_text], sorted(causers)])
 
 
-def check_remember(approval: Approval, answer: Answer) -> None:
-    """Raises InvalidRequest if the answer asks to remember what must not be remembered."""
+def check_remember(approval: Approval, answer: Answer, call: Call) -> None:
+    """Raises InvalidRequest if the answer asks to remember what must not be remembered. `call`: the approval's."""
     if answer.remember is None:
         return
     problem = ""
@@ -48,8 +48,10 @@ def check_remember(approval: Approval, answer: Answer) -> None:
         problem = "does not go with edited arguments: the model asked for something else"
     elif not approval.approvers.remember:
         problem = "is forbidden by the rule that asks"
-    elif answer.remember.scope is RememberScope.TOOL and not _allows_whole_tool(approval):
+    elif answer.remember.scope is RememberScope.TOOL and not approval.tool_class.may_start_again:
         problem = f"must be ARGUMENTS: {approval.tool} is {approval.tool_class}"
+    elif answer.remember.scope is RememberScope.TOOL and call.untrusted:
+        problem = "must be ARGUMENTS: the model had read what an untrusted tool returned"
     if problem:
         raise InvalidRequest(
             f"The request is not valid: remember {problem}.",
@@ -107,7 +109,7 @@ def approve_by_memory(uow: UnitOfWork, pending: Approval) -> bool:
     call = next(call for call in uow.calls if call.id == pending.tool_call_id)
     now = uow.snapshot.head.now
     known = uow.session.remembered
-    decision = next((one for one in known if one.covers(call.binding, call.arguments_json, at=now)), None)
+    decision = next((one for one in known if _covers(one, call, at=now)), None)
     if decision is None or pending.kind is not ApprovalKind.TOOL_CALL or uow.session.unknown_calls(call.tool):
         return False
     approved = replace(
@@ -158,8 +160,11 @@ def revoke(uow: UnitOfWork, approval_id: str, *, by: str, origin: Origin) -> int
     return sequence
 
 
-def _allows_whole_tool(approval: Approval) -> bool:
-    return approval.tool_class in (ToolClass.READ_ONLY, ToolClass.IDEMPOTENT)
+def _covers(decision: RememberedDecision, call: Call, *, at: datetime) -> bool:
+    """Returns True if the decision approves the call. One on a whole tool approves no untrusted call."""
+    if decision.scope is RememberScope.TOOL and call.untrusted:
+        return False
+    return decision.covers(call.binding, call.arguments_json, at=at)
 
 
 def _use_record(uow: UnitOfWork, approved: Approval) -> AuditRecord:
