@@ -46,7 +46,9 @@ class PendingAmounts:
     the context in which it was measured, for its exemplar.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, counting: bool = True) -> None:
+        """Without `counting`, metrics go nowhere, and no amount is kept."""
+        self.counting = counting
         self._waiting: deque[tuple[Record, float, LabelSet, Context]] = deque()
 
     def add(self, record: Record, amount: float, labels: LabelSet) -> None:
@@ -78,6 +80,8 @@ class Labelled:
 
     def __call__(self, amount: float, *values: Value) -> None:
         """Records `amount`. `values` are those of the names, in their order; None leaves a label out."""
+        if not self._batch.counting:
+            return
         labels = self._sets.get(values)
         self._batch.add(self._record, amount, self._new_set(values) if labels is None else labels)
 

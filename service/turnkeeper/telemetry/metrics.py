@@ -29,7 +29,7 @@ class Metrics:
         self.counting = not isinstance(meters, NoOpMeterProvider)
         """False where metrics go nowhere: then nothing that is done for metrics alone needs to be done."""
         self._meter: Meter = meters.get_meter(SCOPE)
-        self._batch = PendingAmounts()
+        self._batch = PendingAmounts(counting=self.counting)
         self._connections = self._streams = self._turns = 0
         self._conventional({"gen_ai.provider.name": provider})
         self._work()

@@ -1,13 +1,14 @@
 """The instruments are OpenTelemetry's own: its views, exemplars and limits apply to them."""
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, InMemoryMetricReader, Sum
 from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
 from opentelemetry.trace import get_current_span
 
 from tests.unit.telemetry.calls import Meters, Traces, kind, points
-from turnkeeper.telemetry.labels import OTHER, Labelled, PendingAmounts
+from turnkeeper.telemetry.labels import OTHER, Labelled, LabelSet, PendingAmounts
 
 BUCKETS = (1.0, 2.5, 5.0)
 UNSAMPLED = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]
@@ -39,6 +40,19 @@ def test_labels_by_position_are_what_attributes_by_name_are() -> None:
         (dict(point.attributes or {}), point.count, point.sum, point.bucket_counts, point.explicit_bounds)
         for point in named.data.data_points
     ]
+
+
+def test_where_metrics_go_nowhere_no_amount_is_kept() -> None:
+    recorded: list[float] = []
+
+    def record(amount: float, /, attributes: LabelSet, context: Context) -> None:
+        recorded.append(amount)
+
+    for counting in (True, False):
+        batch = PendingAmounts(counting=counting)
+        Labelled(record, "kind", fixed={}, batch=batch)(2.5, "a")
+        batch.flush()
+        assert recorded == [2.5], f"counting: {counting}"
 
 
 def test_what_was_never_recorded_is_not_there_but_a_level_is_zero() -> None:
