@@ -18,7 +18,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS
-from tests.e2e.support.foreign import METHODS, SCRIPT, Belongings, Owner, build, ids_in
+from tests.e2e.support.foreign import LENT_TO, METHODS, SCRIPT, Belongings, Owner, build, ids_in
 from tests.identities import row, settings_of, stubs_as
 from tests.status_details import refused
 from tests.test_tools import ToolControl
@@ -32,7 +32,14 @@ from turnkeeper.rpc.server import OUR_FILES
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANNA, OLGA, UDO, OTTO = "acme/anna", "acme/olga", "acme/udo", "acme/otto"
-ROLES = {ANNA: ["caller", "approver"], OLGA: ["operator"], UDO: ["auditor"], OTTO: ["caller", "operator"]}
+DEPUTY = f"acme/{LENT_TO}"
+ROLES = {
+    ANNA: ["caller", "approver"],
+    OLGA: ["operator"],
+    UDO: ["auditor"],
+    OTTO: ["caller", "operator"],
+    DEPUTY: ["approver"],
+}
 OPERATORS = [
     method
     for (service, method), access in AccessRules(OUR_FILES).by_method.items()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import grpc
@@ -30,6 +31,8 @@ IDS: Final = frozenset(
     ("session_id", "turn_id", "approval_id", "checkpoint_id", "tool_call_id", "after", "page_token", "new_session_id")
 )
 """The fields of requests that name something of a tenant: ids, cursors and page tokens."""
+LENT_TO: Final = "deputy"
+"""The approver that gets authority lent where the principals file has it."""
 ONE_PAGE: Final = ("ListActiveTurns", "ListApprovalDelegations")
 """The lists of which a principal here has one page at most."""
 CREATING: Final = frozenset({("CreateSession", "session_id"), ("ForkSession", "new_session_id")})
@@ -211,6 +214,12 @@ def _update() -> Message:
     return request
 
 
+def _lend() -> Message:
+    request = approval_pb2.DelegateApprovalsRequest(principal=LENT_TO)
+    request.until.FromDatetime(datetime.now(UTC) + timedelta(days=1))
+    return request
+
+
 EXTRA: Final[Mapping[str, Callable[[], Any]]] = {
     "CreateSession": lambda: session_pb2.CreateSessionRequest(request_id="r", agent="talker"),
     "UpdateSession": _update,
@@ -222,6 +231,8 @@ EXTRA: Final[Mapping[str, Callable[[], Any]]] = {
     "SubmitToolResult": lambda: chat_pb2.SubmitToolResultRequest(result_json='"seen"'),
     "WaitApproval": lambda: approval_pb2.WaitApprovalRequest(wait={"nanos": 1}),  # type: ignore[arg-type]
     "DecideApproval": lambda: approval_pb2.DecideApprovalRequest(decision=event_pb2.APPROVAL_DECISION_REJECT),
+    "DelegateApprovals": _lend,
+    "RevokeApprovalDelegation": lambda: approval_pb2.RevokeApprovalDelegationRequest(principal=LENT_TO),
     "GetAgent": lambda: agent_pb2.GetAgentRequest(name="talker"),
 }
 """What a request needs beside ids."""
