@@ -1,11 +1,13 @@
 """What callers do, by the real verbs, and what they learn: the same for the same request, once and for all."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from tests.unit.engine.simulation.environment import Environment
 from tests.unit.engine.simulation.replica import Hold, Replica
 from turnkeeper.domain.approval import ANSWERS, Answer, ApprovalDecision, ApprovalState
 from turnkeeper.domain.message import Part
+from turnkeeper.domain.remembered import RememberRequest, RememberScope
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnOptions, TurnState
 from turnkeeper.engine.rules import sessions as session_rules
@@ -90,14 +92,18 @@ class Callers:
 
         `choice` is of the decisions that its kind takes. `as_read`: with the hash of its arguments. `near`: on the
         replica that runs the turn, as in the other calls. Every other MARK_DONE has no result: the late one counts.
+        Most APPROVEs ask to be remembered: for the same arguments, or the whole tool, which some tools refuse.
         """
         approval = self.environment.stored(key).approvals[approval_id]
         decisions = list(ANSWERS[approval.kind])
         decision = decisions[choice % len(decisions)]
+        scope = RememberScope.ARGUMENTS if choice < 2 * len(decisions) else RememberScope.TOOL
+        remembers = decision is ApprovalDecision.APPROVE and choice >= len(decisions)
         answer = Answer(
             decision=decision,
             by=by,
             arguments_hash=approval.arguments_hash if as_read else "another",
+            remember=RememberRequest(scope=scope, time=timedelta(minutes=10), uses=2) if remembers else None,
             result_json='"it was done"' if decision is ApprovalDecision.MARK_DONE and choice < len(decisions) else "",
         )
         self.environment.start(self._decide(self._near(key, near=near), key, approval_id, answer), hold=hold)
