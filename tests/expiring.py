@@ -1,6 +1,8 @@
 """Turns whose approvals have lapsed, and the verbs that expire them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from opentelemetry.metrics import NoOpMeterProvider
 
@@ -44,19 +46,26 @@ def approvals_on(store: Store) -> Approvals:
 
 def expirer_on(store: Store) -> Expirer:
     """Returns the expirer of a replica with this store."""
-    return Expirer(store, expire=approvals_on(store).expire, interval=JitteredInterval(0.1, lambda: 0.0))
+    approvals, interval = approvals_on(store), JitteredInterval(0.1, lambda: 0.0)
+    return Expirer(store, expire=approvals.expire, announce=approvals.announce_expiring, interval=interval)
 
 
 async def lapsed_turn(store: Store, *ages: timedelta) -> tuple[SessionKey, list[Approval]]:
     """Stores a turn that waits for approvals which lapsed so long ago. Returns its session and the approvals."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    return await waiting_turn(store, *({"expire_time": now - age} for age in ages))
+
+
+async def waiting_turn(store: Store, *given: Mapping[str, Any]) -> tuple[SessionKey, list[Approval]]:
+    """Stores a turn that waits for approvals with these fields. Returns its session and the approvals."""
     key = a_session_key()
     session = a_session(key)
     await store.create_session(session, AGENT, event=session_rules.created_event(session))
-    turn, now = a_turn(key, state=TurnState.AWAITING_APPROVAL), datetime.now(UTC).replace(microsecond=0)
-    calls = tuple(a_call(key, turn_id=turn.id, position=position) for position in range(len(ages)))
+    turn = a_turn(key, state=TurnState.AWAITING_APPROVAL)
+    calls = tuple(a_call(key, turn_id=turn.id, position=position) for position in range(len(given)))
     approvals = tuple(
-        an_approval(key, turn_id=turn.id, tool_call_id=call.id, expire_time=now - age)
-        for call, age in zip(calls, ages, strict=True)
+        an_approval(key, turn_id=turn.id, tool_call_id=call.id, **fields)
+        for call, fields in zip(calls, given, strict=True)
     )
     changeset = a_changeset(
         await head_of(store, key),

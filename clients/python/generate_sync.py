@@ -23,6 +23,7 @@ MODULES = (
     "approvals.py",
     "calls.py",
     "client.py",
+    "inbox.py",
     "session.py",
     "sessions.py",
     "streams.py",

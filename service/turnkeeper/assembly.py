@@ -49,6 +49,7 @@ from turnkeeper.engine.rules.next_schema import additions
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.streaming.feed_memory import FeedMemory
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.engine.streaming.inbox import Inbox
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.engine.turns import Turns
@@ -66,6 +67,7 @@ from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.health import Health
 from turnkeeper.rpc.identity import CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.rpc.items import Items
 from turnkeeper.rpc.limits import LimitCheck
 from turnkeeper.rpc.operations import OperatorService
 from turnkeeper.rpc.page_tokens import PageTokens
@@ -73,6 +75,7 @@ from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.refused_calls import RefusedCalls
 from turnkeeper.rpc.server import OUR_FILES, Server
 from turnkeeper.rpc.sessions import SessionService
+from turnkeeper.rpc.views import encoded_for_watchers
 from turnkeeper.rpc.visible import VisibleSessions
 from turnkeeper.settings import Settings
 from turnkeeper.shutdown_signals import ShutdownRequest
@@ -151,7 +154,7 @@ class Replica:
         self._worker = self._execution(configured.models, schema, memory.part("turns"))
         self._limiter = Limiter(configured.limits.table, turns=load.backlog, recorder=metrics)
         self._worker.rooms.tenants.most = self._limiter.most_running
-        self._watchers = self._streaming()
+        self._watchers, self._inbox = self._streaming(memory)
         self._add_verbs(schema)
         self._jobs = self._background_jobs()
 
@@ -185,17 +188,16 @@ class Replica:
             poll=settings.poll,
         )
 
-    def _streaming(self) -> Watchers:
-        """Returns the object that opens a watcher for each stream."""
+    def _streaming(self, memory: MemoryBudget) -> tuple[Watchers, Inbox]:
+        """Returns what opens a watcher for each stream: of events, and of approvals."""
         heartbeat, rotation = self._settings.heartbeat.total_seconds(), self._settings.rotation.total_seconds()
-        return Watchers(
-            self._store,
-            self._feeds,
-            WireCodec(),
-            metrics=self._telemetry.metrics,
-            times=StreamTimes(keep_alive=heartbeat, rotation=rotation),
-            rng=self._rng,
-        )
+        shared: dict[str, Any] = {
+            "metrics": self._telemetry.metrics,
+            "times": StreamTimes(keep_alive=heartbeat, rotation=rotation),
+            "rng": self._rng,
+        }
+        watchers = Watchers(self._store, self._feeds, WireCodec(), **shared)
+        return watchers, Inbox(self._store, encoded_for_watchers, memory=memory, **shared)
 
     def _add_verbs(self, schema: int) -> None:
         """Assembles the verbs on sessions, approvals, client tools, turns, checkpoints and forks."""
@@ -235,7 +237,8 @@ class Replica:
             lapsed_by=heartbeat.judge.lapsed_by,
         )
         interval = JitteredInterval(settings.sweep.total_seconds(), jitter)
-        expirer = Expirer(store, expire=self._approvals.expire, interval=interval)
+        expire, announce = self._approvals.expire, self._approvals.announce_expiring
+        expirer = Expirer(store, expire=expire, announce=announce, interval=interval)
         janitor = Janitor(
             store,
             keep_events=settings.keep_events,
@@ -244,12 +247,12 @@ class Replica:
         )
         publisher = PreviewPublisher(store, self._feeds, held_leases=self._held_leases, heartbeat=heartbeat)
         receiver = PreviewReceiver(store, store, self._feeds, held_leases=self._held_leases)
-        listener = ChangeListener(
-            store, feeds=self._feeds, previews=receiver, worker=self._worker, metrics=metrics, jitter=jitter
-        )
+        readers: dict[str, Any] = {"feeds": self._feeds, "inbox": self._inbox, "previews": receiver}
+        listener = ChangeListener(store, **readers, worker=self._worker, metrics=metrics, jitter=jitter)
         jobs = (
             self._worker,
             self._feeds,
+            self._inbox,
             heartbeat,
             keep_alive,
             sweeper,
@@ -279,15 +282,18 @@ class Replica:
     ) -> AsyncIterator[tuple[Server, int]]:
         """Accepts calls, and yields the server and its port. Drains at the end of the block."""
         settings, store = self._settings, self._store
+        checks: dict[str, Any] = {
+            "refused_calls": RefusedCalls(self.auditing.refusals),
+            "certain_refusals": CertainRefusals(store),
+            "limits": LimitCheck(self._limiter),
+            "metrics": self._telemetry.metrics,
+        }
         boundary = Boundary(
             callers=self._callers,
             access=AccessRules(OUR_FILES),
-            refused_calls=RefusedCalls(self.auditing.refusals),
             spans=self._telemetry.spans,
-            metrics=self._telemetry.metrics,
             gate=self._gate,
-            certain_refusals=CertainRefusals(store),
-            limits=LimitCheck(self._limiter),
+            **checks,
             write_timeout=settings.write_time.total_seconds(),
         )
         server = Server(boundary, settings, health, share_port=share_port)
@@ -296,15 +302,9 @@ class Replica:
         logs: dict[str, Any] = {"audit": store, "checkpoints": self._checkpoints, "forks": self._forks}
         server.add(SessionService(self._sessions, store, visible, **logs, **streams))
         server.add(ChatService(self._turns, visible, self._client_tools, store, **streams))
-        server.add(
-            ApprovalService(
-                self._approvals,
-                self._delegations,
-                RememberedDecisions(self._sessions, self._log_writer),
-                store,
-                page_tokens=page_tokens,
-            )
-        )
+        decisions = (self._approvals, self._delegations, RememberedDecisions(self._sessions, self._log_writer))
+        approvals: dict[str, Any] = {"items": Items(**checks), "page_tokens": page_tokens}
+        server.add(ApprovalService(*decisions, store, self._inbox, **approvals))
         server.add(AgentService(self._policies, store, toolbox=self._toolbox, page_tokens=page_tokens))
         server.add(AuditService(store))
         server.add(OperatorService(self._operations, store, page_tokens=page_tokens))
@@ -322,6 +322,7 @@ class Replica:
                     boundary,
                     worker=self._worker,
                     feeds=self._feeds,
+                    inbox=self._inbox,
                     settings=settings,
                     interrupted=shutdown.interrupted,
                 )

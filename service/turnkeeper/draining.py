@@ -7,6 +7,7 @@ from typing import Final
 from turnkeeper.database_state import DatabaseState
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.engine.streaming.inbox import Inbox
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.server import Server
 from turnkeeper.settings import Settings
@@ -19,8 +20,15 @@ FLUSH_TIME: Final = 0.25
 logger = logging.getLogger("turnkeeper")
 
 
-async def drain(
-    server: Server, boundary: Boundary, *, worker: Worker, feeds: Feeds, settings: Settings, interrupted: bool
+async def drain(  # noqa: PLR0913 - the parts that end
+    server: Server,
+    boundary: Boundary,
+    *,
+    worker: Worker,
+    feeds: Feeds,
+    inbox: Inbox,
+    settings: Settings,
+    interrupted: bool,
 ) -> None:
     """Fails health checks, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls.
 
@@ -42,6 +50,7 @@ async def drain(
     stopping = asyncio.create_task(server.stop(grace))
     await asyncio.sleep(GOAWAY_PAUSE)
     feeds.drain()
+    inbox.drain()
     await worker.drain(grace=grace)
     idle = asyncio.create_task(boundary.until_idle())
     await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)

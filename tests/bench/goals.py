@@ -33,6 +33,8 @@ GOALS: Final[Mapping[str, Goal]] = {
     "identity.mtls": Goal(100, of="value"),
     "policy.call": Goal(100, of="value"),
     "audit.turns": Goal(0.97, of="ratio", at_most=False),
+    "inbox.100.p99": Goal(50, of="value"),
+    "inbox.2000.p99": Goal(100, of="value"),
     "idle.stream.above": Goal(8, of="value"),
     "idle.session": Goal(0.25, of="value"),
     "idle.waiting": Goal(0.25, of="value"),

@@ -8,6 +8,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.checker.fold import fold
+from tests.checker.times import with_times
 from tests.checker.trimmed import trimmed
 from tests.checker.values import BrokenLog, Folded, FoldedTurn
 from tests.checker.votes import stored_votes
@@ -237,7 +238,7 @@ def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
     for approval_id in by_id.keys() & folded.approvals.keys():
         approval = folded.approvals[approval_id]
         expected = {name: getattr(approval, name) for name in approval.__slots__}
-        document = {**by_id[approval_id], "votes": stored_votes(by_id[approval_id])}
+        document = {**with_times(by_id[approval_id]), "votes": stored_votes(by_id[approval_id])}
         read = hash_with_late_result(approval.arguments_hash, document["late_result_json"])
         if approval.kind == "OUTCOME" and document["arguments_hash"] == read:
             expected["arguments_hash"] = read

@@ -7,6 +7,7 @@ rule allows is a finding of its own.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from tests.checker.times import announce, extend
 from tests.checker.values import BrokenLog, Folded, FoldedApproval, FoldedCall, FoldedTurn, usage_of
 from tests.checker.votes import add_vote, check_decided
 from turnkeeper.pb.v1 import event_pb2, message_pb2
@@ -20,7 +21,6 @@ REMEMBERED, MOST_USES = 16, 10
 """How many decisions a session remembers at most, and how many calls each of them approves."""
 HELD_DELAY = 2.0
 """Seconds; before a next try that is farther away the turn is let go of, and is BACKING_OFF."""
-
 DONE_AS = (event_pb2.TOOL_OUTCOME_OK, event_pb2.TOOL_OUTCOME_FAILED)
 """How a call returns that was unknown and is marked as done: with a person's result, or with the tool's late one."""
 
@@ -322,7 +322,7 @@ def _approval_voted(folded: Folded, event: Event) -> None:
 
 def _approval_decided(folded: Folded, event: Event) -> None:
     decided = event.approval_decided
-    approval = _close(folded, event, decided.approval_id)
+    approval = _pending(folded, event, decided.approval_id)
     same = approval.kind == "OUTCOME" or decided.arguments_hash == approval.arguments_hash  # a late result changes it
     if decided.round != approval.round or not same:
         raise BrokenLog(f"approval {decided.approval_id} was decided on something else")
@@ -365,18 +365,26 @@ def _remembered_decision(folded: Folded, event: Event) -> None:
 
 
 def _approval_expired(folded: Folded, event: Event) -> None:
-    approval = _close(folded, event, event.approval_expired.approval_id)
+    approval = _pending(folded, event, event.approval_expired.approval_id)
     approval.state, approval.sequence = "EXPIRED", event.sequence
     folded.calls[approval.tool_call_id].unsettled = False
 
 
+def _approval_expiring(folded: Folded, event: Event) -> None:
+    announce(_pending(folded, event, event.approval_expiring.approval_id), event)
+
+
+def _approval_extended(folded: Folded, event: Event) -> None:
+    extend(_pending(folded, event, event.approval_extended.approval_id), event)
+
+
 def _approval_withdrawn(folded: Folded, event: Event) -> None:
-    approval = _close(folded, event, event.approval_withdrawn.approval_id)
+    approval = _pending(folded, event, event.approval_withdrawn.approval_id)
     approval.state, approval.replaced_by = "WITHDRAWN", event.approval_withdrawn.replaced_by
     folded.calls[approval.tool_call_id].edited_in = approval.replaced_by
 
 
-def _close(folded: Folded, event: Event, approval_id: str) -> FoldedApproval:
+def _pending(folded: Folded, event: Event, approval_id: str) -> FoldedApproval:
     folded.turn_of(event)
     approval = folded.approvals[approval_id]
     if approval.state != "PENDING":

@@ -1,6 +1,7 @@
 """The values of a folded log, with the names of the session's documents."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from turnkeeper.pb.v1 import event_pb2, message_pb2
 
@@ -61,6 +62,10 @@ class FoldedApproval:
     sequence: int = 0
     votes: list[dict[str, object]] = field(default_factory=list)
     remembered_from: str = ""
+    extension_sequence: int = 0
+    is_expiring: bool = False
+    whole_ttl: timedelta | None = None
+    """The time to decide in all, after an extension; None before."""
 
 
 @dataclass(slots=True)

@@ -2,18 +2,30 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
-from tests.builders import an_event
+from tests.builders import a_call, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_changeset, begin, committed, head_of, lapse, make_due, run_turn
-from turnkeeper.store.changeset import Cancel, HeadChange, LeaseChange
+from turnkeeper.domain.approval import ApprovalKind, ApprovalState
+from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
+from turnkeeper.store.changeset import ApprovalChange, Cancel, HeadChange, LeaseChange
 from turnkeeper.store.contract import Store
-from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.notifications import ApprovalNotification, ChangeNotification, Notification
 
 
-async def _next(notifications: AsyncIterator[ChangeNotification | PreviewChunk]) -> ChangeNotification:
+async def _next_approval(notifications: AsyncIterator[Notification]) -> ApprovalNotification:
+    """Returns the next notification of an approval; passes over those of sessions."""
+    async with asyncio.timeout(10):
+        async for notification in notifications:
+            if isinstance(notification, ApprovalNotification):
+                return notification
+    raise AssertionError("the notifications have ended")
+
+
+async def _next(notifications: AsyncIterator[Notification]) -> ChangeNotification:
     async with asyncio.timeout(10):
         notification = await anext(notifications)
     assert isinstance(notification, ChangeNotification)
@@ -112,3 +124,28 @@ async def test_each_replica_is_notified_of_what_the_others_worker_stores(new_sto
                 ended = a_changeset(await head_of(worker, key), an_event(), fence=owned.fence, head=gone)
                 await committed(worker.commit(ended))
                 assert (await _next(listener)).last_seq == owned.last_seq + 1
+
+
+async def test_each_change_of_an_approval_is_notified_to_all_replicas(new_store: NewStore) -> None:
+    """Also what this replica's own worker stores: the inbox has no other source."""
+    here, there = await new_store("here"), await new_store("there")
+    key = await begin(here)
+    async with here.notifications() as near, there.notifications() as far:
+        turn, owned = await run_turn(here, key, owner="here")
+        call = a_call(key, turn_id=turn.id, state=CallState.UNKNOWN, attempt=1, fence=owned.fence)
+        first, second = (an_approval(key, turn_id=turn.id, kind=ApprovalKind.OUTCOME) for _ in range(2))
+        first = replace(first, tool_call_id=call.id)
+        requested = a_changeset(
+            await head_of(here, key), an_event(), fence=owned.fence, new_calls=(call,), new_approvals=(first, second)
+        )
+        await committed(here.commit(requested))
+        late = ToolResult(outcome=ToolOutcome.OK, result_json="1")
+        assert await here.keep_late_result(key, call.id, attempt=1, fence=owned.fence, result=late)
+        closed = second.closed(ApprovalState.EXPIRED, at=second.create_time)
+        expired = ApprovalChange(approval=closed, lapsed=None)
+        await committed(here.commit(a_changeset(await head_of(here, key), an_event(), approvals=(expired,))))
+        for notifications in (near, far):
+            named = [await _next_approval(notifications) for _ in range(4)]
+            ids = [notification.approval_id for notification in named]
+            assert {notification.tenant for notification in named} == {key.tenant}
+            assert (sorted(ids[:2]), ids[2:]) == (sorted((first.id, second.id)), [first.id, second.id])

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import a_changeset, begin, committed, head_of, make_due
-from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.approval import NEVER, Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.changeset import HeadChange
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
@@ -135,9 +137,9 @@ async def test_turns_come_newest_first(store: Store) -> None:
 async def _approvals(store: Store) -> list[Approval]:
     changes: list[dict[str, Any]] = [
         {"tool": "mail", "requester": "anna"},
-        {"kind": ApprovalKind.OUTCOME},
+        {"kind": ApprovalKind.OUTCOME, "agent": "scout", "expire_time": NOON},
         {"state": ApprovalState.REJECTED, "tool": "mail", "decided_by": "bob"},
-        {"state": ApprovalState.EXPIRED},
+        {"state": ApprovalState.EXPIRED, "expire_time": NEVER},
     ]
     stored: list[Approval] = []
     for number, given in enumerate(changes):
@@ -177,6 +179,52 @@ async def test_approvals_are_filtered(store: Store) -> None:
     assert await ids(session_id=stored[3].session_id) == "a"
     assert await ids(requester="anna") == "d"
     assert await ids(decided_by="bob") == "c"
+    assert await ids(agent="scout") == "b"
+    assert await ids(seen_by="anna") == await ids(seen_by="anna", requester="anna") == "d"
+    assert await ids(seen_by="anna", requester="ada") == ""
+    soon = stored[1].expire_time
+    assert await ids(expire_before=soon) == ""
+    assert await ids(expire_before=soon + timedelta(milliseconds=1)) == "b"
+    assert await ids(expire_before=datetime.max.replace(tzinfo=UTC)) == "bdc", "one is paused: it never expires"
+
+
+async def test_a_filter_matches_in_memory_what_the_store_selects(store: Store) -> None:
+    stored = await _approvals(store)
+    values: dict[str, tuple[Any, ...]] = {
+        "states": ((ApprovalState.PENDING,), (ApprovalState.REJECTED, ApprovalState.EXPIRED)),
+        "kind": ("OUTCOME", "TOOL_CALL"),
+        "session_id": (stored[3].session_id, "none"),
+        "tool": ("mail", "none"),
+        "agent": ("scout", AGENT.name),
+        "requester": ("anna", "ada"),
+        "seen_by": ("anna", "ada"),
+        "decided_by": ("bob",),
+        "expire_before": (stored[1].expire_time, stored[0].expire_time, datetime.max.replace(tzinfo=UTC)),
+    }
+    single = [{name: value} for name, given in values.items() for value in given]
+    for where in (
+        ApprovalFilter(**one, **other) for one, other in combinations(single, 2) if one.keys() != other.keys()
+    ):
+        page = await store.approvals("default", where, limit=9, after=None)
+        assert sorted(page, key=stored.index) == [approval for approval in stored if where.matches(approval)], where
+        assert all(where.concerns(approval) for approval in page)
+        assert await store.count_approvals("default", where, most=9) == len(page)
+    assert await store.count_approvals("default", ApprovalFilter(), most=9) == 4
+    assert await store.count_approvals("default", ApprovalFilter(), most=3) == 3
+    assert await store.count_approvals("other", ApprovalFilter(), most=9) == 0
+    key = stored[2].session_key
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=HeadChange(deleted=True))))
+    assert await store.count_approvals("default", ApprovalFilter(), most=9) == 3, "one session is deleted"
+
+
+async def test_approvals_are_found_by_their_ids(store: Store) -> None:
+    stored = await _approvals(store)
+    read = await store.approvals_by_id("default", ["a", "b", "none"])
+    assert sorted(read, key=stored.index) == [stored[1], stored[3]]
+    assert await store.approvals_by_id("other", ["a", "b"]) == []
+    key = stored[1].session_key
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=HeadChange(deleted=True))))
+    assert await store.approvals_by_id("default", ["b"]) == [stored[1]], "also of a deleted session"
 
 
 async def test_a_linearizable_read_shows_what_another_replica_has_stored(new_store: NewStore) -> None:

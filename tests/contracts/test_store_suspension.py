@@ -21,6 +21,7 @@ from tests.contracts.stores import (
     run_turn,
     until,
 )
+from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import ApprovalChange, HeadChange
 from turnkeeper.store.contract import Store
@@ -103,3 +104,19 @@ async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -
     assert await store.approval(key.tenant, waiting.id) == paused
     assert paused.unpaused(now=NOON).expire_time == NOON + timedelta(milliseconds=50)
     assert await lapsed_approvals(store) == []
+
+
+async def test_approvals_whose_warning_is_due_are_found_unless_it_waits(store: Store) -> None:
+    key = await begin(store)
+    now = (await head_of(store, key)).now
+    due, later, none, decided = (
+        an_approval(key, expiring_time=now + after if after is not None else None)
+        for after in (timedelta(), timedelta(hours=1), None, timedelta())
+    )
+    decided = replace(decided, state=ApprovalState.REJECTED)
+    new = (due, later, none, decided)
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), new_approvals=new)))
+    assert [approval async for page in store.expiring_approvals() for approval in page] == [due]
+    change = ApprovalChange(approval=replace(due, expiring_time=None, is_expiring=True), lapsed=False)
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(change,))))
+    assert [page async for page in store.expiring_approvals() if page] == []

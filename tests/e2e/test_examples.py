@@ -135,6 +135,45 @@ async def test_the_approver_of_twelve_lines(client: Client, address: str) -> Non
     assert "Too much." in await answer(client, approval)
 
 
+async def test_the_approver_of_the_guide(client: Client, address: str) -> None:
+    """It decides what waits when it starts, and what comes."""
+    guide = (EXAMPLES.parent / "docs/guide/approvals.md").read_text()
+    (code,) = re.findall(r"```py\n(from turnkeeper_client.sync import Client\n.*?)```", guide, re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 15
+    first = await waiting(client)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-c", code.replace("127.0.0.1:50051", address)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    printed = ""
+
+    async def until(words: str) -> None:
+        nonlocal printed
+        async with asyncio.timeout(30):
+            while words not in printed:
+                printed += (await process.stdout.read(1024)).decode()  # type: ignore[union-attr]
+        printed = printed.partition(words)[2]
+
+    try:
+        await until('default asks for refund {"cents":1990,"number":"A-17"}')
+        await until("May it run?")
+        process.stdin.write(b"y\n")
+        await until("refund is decided")
+        assert "19.90 were paid back" in await answer(client, first)
+        second = await waiting(client)
+        await until("May it run?")
+        process.stdin.write(b"n\nToo much.\n")
+        await until("refund is decided")
+        assert "Too much." in await answer(client, second)
+    finally:
+        process.kill()
+        await process.wait()
+
+
 def events_of(text: str) -> list[tuple[str, Any]]:
     return [(name, json.loads(data)) for name, data in re.findall(r"event: (\w+)\ndata: (.*)\n\n", text)]
 

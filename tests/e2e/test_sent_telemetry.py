@@ -33,6 +33,7 @@ from tests.e2e.support.telemetry_scenes import (
     fail,
     leave_a_tool,
     lose_an_owner,
+    lose_the_inbox,
     one_turn,
     read_too_slowly,
     renew_a_certificate,
@@ -72,6 +73,7 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
             await converse(stubs, sent)
             await fail(place, stubs)
             await leave_a_tool(stubs)
+            await lose_the_inbox(place, stubs)
             await lose_an_owner(place, stubs, otlp)
             await stop_an_owner(place, stubs, otlp)
             await asyncio.gather(

@@ -52,6 +52,9 @@ class Changesets(Part):
                 stored.writer = (changeset.next_fence, self._process)
             _change_documents(stored, changeset)
             self._database.put_records(*changeset.audit)
+            self._database.announce_approvals(
+                *changeset.new_approvals, *(change.approval for change in changeset.approvals)
+            )
             if not events:
                 stored.eventless[changeset.changeset_id] = stored.fence
             stored.log.extend(events)
@@ -99,6 +102,7 @@ class Changesets(Part):
                 new_hash = hash_with_late_result(approval.arguments_hash, result.result_json)
                 shown = replace(approval, late_result_json=result.result_json, arguments_hash=new_hash)
                 stored.approvals[approval.id] = shown
+                self._database.announce_approvals(shown)
         return True
 
     def _logged(self, changeset: Changeset) -> list[LoggedEvent]:

@@ -124,6 +124,17 @@ class Leases(Part):
             before = len(late) * number // replicas
             yield LapsedPage([*late[before:], *late[:before]], 0)
 
+    async def expiring_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+        await self._enter("expiring_approvals")
+        now = self._database.now()
+        due = [
+            approval
+            for approval in self._pending()
+            if approval.expiring_time is not None and approval.expiring_time <= now
+        ]
+        for first in range(0, len(due), PAGE):
+            yield due[first : first + PAGE]
+
     def _lapsed(self, *, ago: timedelta = timedelta()) -> Sequence[Approval]:
         """Returns the pending approvals that lapsed `ago`, oldest expiry first."""
         until = self._database.now() - ago

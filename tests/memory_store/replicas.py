@@ -10,7 +10,7 @@ from tests.memory_store.part import Part
 from tests.memory_store.state import Heartbeat
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.contract import StoredHeartbeat
-from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.notifications import Notification, PreviewChunk
 
 
 class Replicas(Part):
@@ -20,14 +20,14 @@ class Replicas(Part):
     """In the list of changes, where the last reader of notifications ended."""
 
     @asynccontextmanager
-    async def notifications(self) -> AsyncIterator[AsyncIterator[ChangeNotification | PreviewChunk]]:
+    async def notifications(self) -> AsyncIterator[AsyncIterator[Notification]]:
         await self._enter("notifications")
         if self._position is None:
             self._position = len(self._database.changes)
         async with aclosing(self._read(self._position)) as notifications:
             yield notifications
 
-    async def _read(self, position: int) -> AsyncGenerator[ChangeNotification | PreviewChunk]:
+    async def _read(self, position: int) -> AsyncGenerator[Notification]:
         changed = asyncio.Event()
         self._database.listeners.add(changed)
         try:

@@ -1,6 +1,6 @@
 """Creates and reads sessions, their logs, turns, calls, requests and approvals."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -16,9 +16,6 @@ from turnkeeper.store.changeset import Head, LogEnd, RequestKey, RequestRecord, 
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
 T = TypeVar("T", Session, Approval)
-
-
-_APPROVAL_FIELDS = ("kind", "session_id", "tool", "requester", "decided_by")
 
 
 class Sessions(Part):
@@ -136,14 +133,19 @@ class Sessions(Part):
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[Approval]:
         await self._enter("approvals")
-        given = {name: getattr(where, name) for name in _APPROVAL_FIELDS if getattr(where, name)}
-        matching = [
-            approval
-            for approval in self._approvals(tenant)
-            if (not where.states or approval.state in where.states)
-            and all(getattr(approval, name) == value for name, value in given.items())
-        ]
+        matching = [approval for approval in self._approvals(tenant) if where.matches(approval)]
         return _page(matching, after=after, limit=limit, newest_first=where.newest_first)
+
+    async def count_approvals(self, tenant: str, where: ApprovalFilter, *, most: int) -> int:
+        await self._enter("count_approvals")
+        return min(most, sum(where.matches(approval) for approval in self._approvals(tenant)))
+
+    async def approvals_by_id(self, tenant: str, approval_ids: Collection[str]) -> Sequence[Approval]:
+        await self._enter("approvals_by_id")
+        sessions = (stored for key, stored in self._database.sessions.items() if key.tenant == tenant)
+        return [
+            approval for stored in sessions for approval in stored.approvals.values() if approval.id in approval_ids
+        ]
 
     def _approvals(self, tenant: str) -> Iterable[Approval]:
         """Returns the tenant's approvals, without those of deleted sessions."""

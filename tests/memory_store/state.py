@@ -18,7 +18,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.store.changeset import Cancel, Fork, Head, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo.events import numbered
-from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.notifications import ApprovalNotification, Notification, PreviewChunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ class UnfinishedFork:
 class Change:
     """What one write made known, and the replica that is not notified because its own worker wrote."""
 
-    notification: ChangeNotification | PreviewChunk
+    notification: Notification
     by: str
 
 
@@ -245,8 +245,13 @@ class MemoryDatabase:
             return True
         return heartbeat.process == owner.process and (owner.at is None or heartbeat.at > owner.at)
 
-    def announce(self, notification: ChangeNotification | PreviewChunk, *, by: str = "") -> None:
+    def announce(self, notification: Notification, *, by: str = "") -> None:
         """Notifies the replicas, except the one named by `by`."""
         self.changes.append(Change(notification, by))
         for listener in self.listeners:
             listener.set()
+
+    def announce_approvals(self, *approvals: Approval) -> None:
+        """Notifies all replicas that these approvals have changed."""
+        for approval in approvals:
+            self.announce(ApprovalNotification(approval.tenant, approval.id))

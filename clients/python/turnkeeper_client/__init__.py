@@ -10,6 +10,7 @@ from turnkeeper_client.batch import Batch
 from turnkeeper_client.client import Client
 from turnkeeper_client.credentials import Credentials
 from turnkeeper_client.helpers import name_of, text_of
+from turnkeeper_client.inbox import ApprovalInbox
 from turnkeeper_client.pb.v1.approval_pb2 import ApprovalState
 from turnkeeper_client.pb.v1.chat_pb2 import IfBusy, TurnState
 from turnkeeper_client.pb.v1.message_pb2 import Role
@@ -21,6 +22,7 @@ from turnkeeper_client.text import TextAssembler, TextPiece
 __version__ = "0.1.0"
 
 __all__ = [
+    "ApprovalInbox",
     "ApprovalState",
     "Batch",
     "Client",

@@ -4,18 +4,21 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 from turnkeeper_client.calls import call, every
+from turnkeeper_client.inbox import ApprovalInbox
 from turnkeeper_client.pb.v1 import approval_pb2, event_pb2
 from turnkeeper_client.pb.v1.approval_pb2 import Approval, ApprovalDelegation, ApprovalState
 from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, ApprovalKind, RememberedDecision, RememberScope
-from turnkeeper_client.requests import WAIT_TIMEOUT, Seconds, duration, timestamp
+from turnkeeper_client.requests import STREAM_TIMEOUT, WAIT_TIMEOUT, Seconds, duration, timestamp
+from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.stubs import Stubs
 
 
 class Approvals:
     """The approvals of tool calls, across sessions."""
 
-    def __init__(self, stubs: Stubs) -> None:
+    def __init__(self, stubs: Stubs, *, policy: ResumePolicy) -> None:
         self._stubs = stubs
+        self._policy = policy
 
     def list(
         self,
@@ -24,10 +27,75 @@ class Approvals:
         kind: ApprovalKind.ValueType = event_pb2.APPROVAL_KIND_UNSPECIFIED,
         session_id: str = "",
         tool: str = "",
+        agent: str = "",
+        requester: str = "",
+        decidable_by: str = "",
     ) -> AsyncIterator[Approval]:
         """Returns the approvals that match every filter given, oldest first; without `states` the decided ones too."""
-        request = approval_pb2.ListApprovalsRequest(states=states, kind=kind, session_id=session_id, tool=tool)
+        request = approval_pb2.ListApprovalsRequest(
+            states=states,
+            kind=kind,
+            session_id=session_id,
+            tool=tool,
+            agent=agent,
+            requester=requester,
+            decidable_by=decidable_by,
+        )
         return every(self._stubs.approvals.ListApprovals, request, lambda page: page.approvals)
+
+    async def count(
+        self,
+        *,
+        states: Sequence[ApprovalState.ValueType] = (),
+        kind: ApprovalKind.ValueType = event_pb2.APPROVAL_KIND_UNSPECIFIED,
+        session_id: str = "",
+        tool: str = "",
+        agent: str = "",
+        requester: str = "",
+        decidable_by: str = "",
+    ) -> int:
+        """Returns how many approvals `list` would return; 10,000 if there are more."""
+        request = approval_pb2.CountApprovalsRequest(
+            states=states,
+            kind=kind,
+            session_id=session_id,
+            tool=tool,
+            agent=agent,
+            requester=requester,
+            decidable_by=decidable_by,
+        )
+        return (await call(self._stubs.approvals.CountApprovals, request)).count
+
+    def inbox(
+        self,
+        *,
+        states: Sequence[ApprovalState.ValueType] = (),
+        kind: ApprovalKind.ValueType = event_pb2.APPROVAL_KIND_UNSPECIFIED,
+        session_id: str = "",
+        tool: str = "",
+        agent: str = "",
+        requester: str = "",
+        decidable_by: str = "",
+    ) -> ApprovalInbox:
+        """Returns a stream of the approvals that match every filter given, and of what becomes of them.
+
+        Without `states` it has those that wait for a decision, with `decidable_by="@me"` those that wait for yours. It
+        goes on after a broken connection by itself.
+        """
+        request = approval_pb2.WatchApprovalsRequest(
+            states=states,
+            kind=kind,
+            session_id=session_id,
+            tool=tool,
+            agent=agent,
+            requester=requester,
+            decidable_by=decidable_by,
+        )
+        return ApprovalInbox(
+            self._stubs,
+            lambda: self._stubs.approvals.WatchApprovals(request, timeout=STREAM_TIMEOUT),
+            policy=self._policy,
+        )
 
     async def get(self, approval_id: str) -> Approval:
         """Returns one approval as it is now."""
@@ -144,6 +212,20 @@ class Approvals:
         """Revokes the remembered decision on this approval: it approves no more calls. Repeating it changes nothing."""
         request = approval_pb2.RevokeRememberedDecisionRequest(approval_id=approval_id)
         await call(self._stubs.approvals.RevokeRememberedDecision, request)
+
+    async def extend(self, approval: Approval, *, ttl: Seconds) -> Approval:
+        """Gives so much time to decide in all, from the request on: at most `approval.longest_ttl`."""
+        request = approval_pb2.ExtendApprovalRequest(approval_id=approval.approval_id, ttl=duration(ttl, "ttl"))
+        return (await call(self._stubs.approvals.ExtendApproval, request)).approval
+
+    async def decide_all(
+        self, decisions: Sequence[approval_pb2.DecideApprovalRequest]
+    ) -> Sequence[approval_pb2.BatchDecideApprovalsResult]:
+        """Decides up to 100 approvals, each by itself. Returns a result for each, in their order: `approval`, or
+        `error` with what helps.
+        """
+        request = approval_pb2.BatchDecideApprovalsRequest(decisions=decisions)
+        return (await call(self._stubs.approvals.BatchDecideApprovals, request, timeout=WAIT_TIMEOUT)).results
 
     async def decide(
         self,

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from turnkeeper.domain.approval_times import MOST_EXTENDED, warning_before
 from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.remembered import Remember, RememberRequest
 from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import ToolClass
+from turnkeeper.errors import InvalidRequest
 
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The expire time of an approval whose clock is paused."""
@@ -206,18 +208,60 @@ class Approval(BelongsToSession):
     """What is other than in the round before; empty in the first one."""
     time_left: timedelta | None = None
     """Set while the session is suspended: what remains of the time to decide."""
+    causers: tuple[str, ...] = ()
+    """Who had caused the call when it was asked about, beside the requester."""
+    ttl: timedelta = timedelta()
+    """How long it could be decided at first; nothing if an older version requested it."""
+    extended: timedelta = timedelta()
+    """What was added to that."""
+    extension_sequence: int = 0
+    """The number of the event of the last extension; 0 before."""
+    expiring_time: datetime | None = None
+    """When `approval_expiring` is due, by the database's clock; None if it is not."""
+    is_expiring: bool = False
+    """`approval_expiring` was sent."""
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """Returns the people who may not decide it because they caused the call."""
+        return frozenset((self.requester, *self.causers)) if self.approvers.exclude_requester else frozenset()
+
+    @property
+    def longest_ttl(self) -> timedelta:
+        """Returns how long it may be decided in all, with all extensions."""
+        return MOST_EXTENDED * self.ttl
+
+    def with_warning(self) -> "Approval":
+        """Returns the approval with the time of its warning, which comes once."""
+        if self.is_expiring or self.time_left is not None:
+            return replace(self, expiring_time=None)
+        return replace(self, expiring_time=warning_before(self.expire_time, ttl=self.ttl))
+
+    def extended_to(self, ttl: timedelta) -> "Approval":
+        """Returns the approval with so much time to decide in all. Raises InvalidRequest for less than it has, and for
+        more than `longest_ttl`."""
+        now = self.ttl + self.extended
+        if not now <= ttl <= self.longest_ttl:
+            allowed = f"must be from {now.total_seconds():g} to {self.longest_ttl.total_seconds():g} s"
+            raise InvalidRequest(f"The time to decide can at most be doubled: ttl {allowed}.", fields={"ttl": allowed})
+        if ttl == now:
+            return self
+        more = ttl - now
+        if self.time_left is not None:
+            return replace(self, extended=self.extended + more, time_left=self.time_left + more)
+        return replace(self, extended=self.extended + more, expire_time=self.expire_time + more).with_warning()
 
     def paused(self, *, now: datetime) -> "Approval":
         """Returns the approval with its clock stopped. One that has lapsed by `now` (the database's) stays lapsed."""
         if self.time_left is not None or self.expire_time <= now:
             return self
-        return replace(self, time_left=self.expire_time - now, expire_time=NEVER)
+        return replace(self, time_left=self.expire_time - now, expire_time=NEVER).with_warning()
 
     def unpaused(self, *, now: datetime) -> "Approval":
         """Returns the approval with its clock running again from `now`, by the database's clock."""
         if self.time_left is None:
             return self
-        return replace(self, time_left=None, expire_time=now + self.time_left)
+        return replace(self, time_left=None, expire_time=now + self.time_left).with_warning()
 
     def vote_of(self, person: str) -> Vote | None:
         """Returns the vote that this person cast, by whatever authority, on the approval as it is shown now."""

@@ -17,6 +17,7 @@ from turnkeeper.domain.approval_events import (
     ApprovalVoted,
     ApprovalWithdrawn,
 )
+from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.remembered import RememberedDecision
 from turnkeeper.domain.tool_events import ClientToolRequested, ToolCalled, ToolReturned, ToolStarted
@@ -214,6 +215,8 @@ Payload = (
     | ApprovalRequested
     | ApprovalVoted
     | ApprovalDecided
+    | ApprovalExpiring
+    | ApprovalExtended
     | ApprovalExpired
     | ApprovalWithdrawn
     | AttemptFailed

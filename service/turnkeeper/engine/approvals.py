@@ -11,14 +11,15 @@ from turnkeeper.domain.policy import Ruling
 from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored, behind
-from turnkeeper.engine.rules import approval_edits
+from turnkeeper.engine.rules import approval_edits, approval_times
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.approval_edits import Edit
+from turnkeeper.engine.rules.approval_times import Extension
 from turnkeeper.engine.rules.remembered import check_repeat
 from turnkeeper.engine.rules.tool_calls import facts_of
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError, TurnNotFound
+from turnkeeper.errors import AgentConfigError, ApprovalAlreadyProcessed, ApprovalNotFound, InternalError, TurnNotFound
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
 from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
@@ -150,6 +151,29 @@ class Approvals:
             if len(stored.value) < approval_rules.EXPIRED_AT_ONCE:
                 return
 
+    async def extend(self, approval_id: str, extension: Extension, *, tenant: str) -> Approval:
+        """Gives more time to decide an approval. Repeating it returns the same result, and stores nothing.
+
+        Raises as `get`, InvalidRequest for a time that the approval cannot have, PermissionDenied if the person may not
+        decide it, ApprovalAlreadyProcessed if it is no longer PENDING. Raises ApprovalExpired if its time is over,
+        after it has stored the expiry.
+        """
+        approval = await self.get(tenant, approval_id)
+        _check_pending(approval)
+        stored = await self._append(approval, lambda uow: approval_times.extend(uow, approval_id, extension))
+        if stored.value is None:
+            approval = await self.get(tenant, approval_id)
+            _check_pending(approval)
+            raise behind(approval.session_key)  # the decision read more than this reading shows
+        if stored.value.state is ApprovalState.EXPIRED:
+            self._record_closed(stored.value)
+            raise _expired(stored.value)
+        return stored.value
+
+    async def announce_expiring(self, approval: Approval, snapshot: Snapshot | None = None) -> None:
+        """Stores `approval_expiring` for this one's turn, on `snapshot` of the turn first if it is given."""
+        await self._append(approval, approval_times.announce_expiring, snapshot)
+
     async def _append(
         self, approval: Approval, decide: Callable[[UnitOfWork], T], snapshot: Snapshot | None = None
     ) -> Stored[T]:
@@ -186,6 +210,16 @@ class Approvals:
             waited = (approval.decide_time - approval.create_time).total_seconds()
             self._metrics.decision_time(max(0.0, waited))
         self._log_writer.notify_owner(approval.session_key)
+
+
+def _check_pending(approval: Approval) -> None:
+    """Raises ApprovalExpired or ApprovalAlreadyProcessed unless the approval is PENDING."""
+    if approval.state is ApprovalState.EXPIRED:
+        raise _expired(approval)
+    if approval.state is not ApprovalState.PENDING:
+        raise ApprovalAlreadyProcessed(
+            session_id=approval.session_id, turn_id=approval.turn_id, metadata=approval.outcome
+        )
 
 
 def _expired(approval: Approval) -> ApprovalHasExpired:

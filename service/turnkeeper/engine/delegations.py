@@ -1,19 +1,23 @@
 """The verbs on delegations: a person lends its authority to decide approvals, sees what is lent, takes it back."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from turnkeeper.domain.approval import Mandate
 from turnkeeper.domain.audit import AuditRecord, Origin
+from turnkeeper.domain.decider import Decider
 from turnkeeper.domain.delegation import Delegation
 from turnkeeper.engine.eventlog.sources import Sources
-from turnkeeper.errors import InvalidRequest, QuotaExceeded
+from turnkeeper.errors import InvalidRequest, PermissionDenied, QuotaExceeded
 from turnkeeper.identity.caller import AccessRole, Caller
 from turnkeeper.identity.principals import Principals
 from turnkeeper.store.audit import AuditStore
 from turnkeeper.store.delegations import DelegationStore
 
+ME: Final = "@me"
+"""Names the caller itself."""
 LONGEST: Final = timedelta(days=30)
 """How long a delegation lasts at most."""
 CLOCK_SLACK: Final = timedelta(minutes=1)
@@ -84,6 +88,29 @@ class Delegations:
             Mandate(person=person.principal, groups=person.groups)
             for person in persons
             if person is not None and AccessRole.APPROVER in person.roles
+        )
+
+    async def decider(self, caller: Caller, name: str) -> Decider:
+        """Returns the approver of this name in the caller's tenant; `@me`: the caller. Nothing waits for one who is
+        none.
+
+        Raises PermissionDenied if another than an operator names another person.
+        """
+        if name in (ME, caller.principal):
+            person: Caller | None = caller
+        elif AccessRole.OPERATOR in caller.roles:
+            person = self._principals.person(caller.tenant, name)
+        else:
+            raise PermissionDenied(f"Only the role operator may ask what another person may decide; ask for {ME}.")
+        if person is None or AccessRole.APPROVER not in person.roles:
+            return Decider(person=name)
+        own = Mandate(person=person.principal, groups=person.groups)
+        lent = await self.mandates_of(replace(person, credential_id=caller.credential_id))
+        return Decider(
+            person=person.principal,
+            mandates=(own, *lent),
+            through=bool(person.through),
+            identified=caller.is_identified,
         )
 
     def _problems(self, caller: Caller, delegate: str, *, until: datetime, now: datetime) -> dict[str, str]:

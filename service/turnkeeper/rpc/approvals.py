@@ -1,5 +1,6 @@
 """ApprovalService: each method decodes the request, calls the engine, and encodes the response."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from turnkeeper.domain import json_text
@@ -7,40 +8,51 @@ from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.delegations import Delegations
 from turnkeeper.engine.remembered import RememberedDecisions
+from turnkeeper.engine.rules.approval_times import Extension
+from turnkeeper.engine.streaming.inbox import Inbox
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
-from turnkeeper.rpc import codec, cursor, remembered, validation
+from turnkeeper.rpc import codec, cursor, remembered, validation, wire
+from turnkeeper.rpc.approval_filters import filter_of
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
+from turnkeeper.rpc.decisions import BatchMethods
 from turnkeeper.rpc.delegations import DelegationMethods
 from turnkeeper.rpc.identity import caller_of
+from turnkeeper.rpc.items import Items
 from turnkeeper.rpc.origins import origin_of
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
 from turnkeeper.rpc.remembered import RememberedMethods
 from turnkeeper.rpc.views import for_approver
-from turnkeeper.rpc.visible import VisibleApprovals, sees_all_approvals
+from turnkeeper.rpc.visible import VisibleApprovals
 from turnkeeper.store.contract import ApprovalStore
-from turnkeeper.store.filters import ApprovalFilter
 from turnkeeper.tools.results import RESULT_BYTES
 from turnkeeper.tools.toolbox import ARGUMENTS_BYTES
 
+MOST_COUNTED = 10_000
+"""Where CountApprovals stops."""
 
-class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.ApprovalServiceServicer):
-    """The RPCs about approvals: read them, wait for a decision, vote, delegate."""
 
-    def __init__(
+class ApprovalService(BatchMethods, DelegationMethods, RememberedMethods, approval_pb2_grpc.ApprovalServiceServicer):
+    """The RPCs about approvals: read them, watch them, wait for a decision, vote, delegate."""
+
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         approvals: Approvals,
         delegations: Delegations,
         remembered_decisions: RememberedDecisions,
         store: ApprovalStore,
+        inbox: Inbox,
         *,
+        items: Items,
         page_tokens: PageTokens,
     ) -> None:
         self._approvals = approvals
         self._delegations = delegations
         self._remembered = remembered_decisions
+        self._inbox = inbox
+        self._items = items
         self._visible = VisibleApprovals(approvals)
         self._store = store
         self._page_tokens = page_tokens
@@ -56,16 +68,8 @@ class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.Ap
     ) -> approval_pb2.ListApprovalsResponse:
         caller = caller_of(context)
         size = self._page_tokens.size(request.page_size)
-        kind = event_pb2.ApprovalKind.Name(request.kind).removeprefix("APPROVAL_KIND_") if request.kind else ""
-        states = [approval_pb2.ApprovalState.Name(state) for state in request.states if state]
-        approval_filter = ApprovalFilter(
-            states=tuple(ApprovalState(state.removeprefix("APPROVAL_STATE_")) for state in states),
-            kind=kind,
-            session_id=request.session_id,
-            tool=request.tool,
-            requester="" if sees_all_approvals(caller) else caller.principal,
-            newest_first=validation.is_descending(request.order_by, "create_time"),
-        )
+        newest_first = validation.is_descending(request.order_by, "create_time")
+        approval_filter = await filter_of(request, caller, self._delegations, newest_first=newest_first)
         approvals = await self._store.approvals(
             caller.tenant,
             approval_filter,
@@ -83,6 +87,14 @@ class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.Ap
         )
         return approval_pb2.ListApprovalsResponse(approvals=views, next_page_token=token)
 
+    async def CountApprovals(
+        self, request: approval_pb2.CountApprovalsRequest, context: Context
+    ) -> approval_pb2.CountApprovalsResponse:
+        caller = caller_of(context)
+        where = await filter_of(request, caller, self._delegations)
+        counted = await self._store.count_approvals(caller.tenant, where, most=MOST_COUNTED + 1)
+        return approval_pb2.CountApprovalsResponse(count=min(counted, MOST_COUNTED), more=counted > MOST_COUNTED)
+
     async def WaitApproval(
         self, request: approval_pb2.WaitApprovalRequest, context: Context
     ) -> approval_pb2.WaitApprovalResponse:
@@ -90,6 +102,22 @@ class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.Ap
         approval = await self._visible.get(caller_of(context), request.approval_id)
         approval = await self._approvals.wait(approval, seconds=within_deadline(wait, context))
         return approval_pb2.WaitApprovalResponse(approval=await for_approver(approval))
+
+    async def WatchApprovals(
+        self, request: approval_pb2.WatchApprovalsRequest, context: Context
+    ) -> AsyncIterator[approval_pb2.WatchApprovalsResponse]:
+        caller = caller_of(context)
+        where = await filter_of(request, caller, self._delegations)
+        if not where.states:
+            where = replace(where, states=(ApprovalState.PENDING,))
+        with self._inbox.watch(caller.tenant, where) as watcher:
+            while True:
+                batch = await watcher.next()
+                flags = {"caught_up": batch.caught_up, "reset": batch.reset}
+                data = wire.inbox_response(batch.approvals, batch.gone, **flags)
+                del batch
+                yield data  # type: ignore[misc]  # bytes pass through
+                del data
 
     async def DecideApproval(
         self, request: approval_pb2.DecideApprovalRequest, context: Context
@@ -105,6 +133,29 @@ class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.Ap
             approval=await for_approver(approval),
             sequence=sequence,
             cursor=cursor.before(sequence, key=approval.session_key),
+        )
+
+    async def ExtendApproval(
+        self, request: approval_pb2.ExtendApprovalRequest, context: Context
+    ) -> approval_pb2.ExtendApprovalResponse:
+        caller = caller_of(context)
+        decider = Answer(
+            decision=ApprovalDecision.APPROVE,
+            by=caller.principal,
+            through=caller.through,
+            groups=caller.groups,
+            mandates=await self._delegations.mandates_of(caller),
+            identified=caller.is_identified,
+            arguments_hash="",
+            origin=origin_of(context),
+        )
+        extension = Extension(ttl=request.ttl.ToTimedelta(), decider=decider)
+        approval = await self._approvals.extend(request.approval_id, extension, tenant=caller.tenant)
+        sequence = approval.extension_sequence
+        return approval_pb2.ExtendApprovalResponse(
+            approval=await for_approver(approval),
+            sequence=sequence,
+            cursor=cursor.before(sequence, key=approval.session_key) if sequence else "",
         )
 
 

@@ -20,6 +20,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnkeeper.domain.approval_events import ApprovalVoted
+from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
 from turnkeeper.domain.event import (
     KINDS,
     NAMES,
@@ -40,7 +41,7 @@ from turnkeeper.rpc.status import advice
 from turnkeeper.rpc.wire import varint
 from turnkeeper.store.changeset import StoredEvent
 
-IGNORABLE = (ApprovalVoted, RememberedDecision)
+IGNORABLE = (ApprovalExpiring, ApprovalExtended, ApprovalVoted, RememberedDecision)
 """The payloads that a client which does not know them skips: what they lead to is an event of its own."""
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")

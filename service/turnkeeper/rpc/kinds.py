@@ -12,7 +12,7 @@ ADD_WORK: Final = ADD_TURNS | {"CreateSession", "ForkSession", "RestoreCheckpoin
 CREATE: Final = frozenset({"CreateSession", "ForkSession"})
 """The methods that create a session, and do nothing else."""
 MAY_WAIT: Final = frozenset({"SendMessage", "GetTurn", "WaitApproval"})
-READS: Final = ("Get", "List", "Wait")
+READS: Final = ("Count", "Get", "List", "Wait")
 
 
 def kind_of(method: str, *, is_stream: bool) -> Kind:

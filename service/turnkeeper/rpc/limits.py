@@ -92,6 +92,15 @@ class LimitCheck:
         if request_id and self._limiter.is_on:
             self._limiter.remember(_key(_person(context), method, request, body))
 
+    def charge_item(self, context: Context, method: Method) -> None:
+        """Charges one item of the current call as a call of `method`. Raises RateLimitExceeded or QuotaExceeded."""
+        if ADMITTED.get() is None or not self._limiter.is_on:
+            return
+        try:
+            CURRENT.set(self._limiter.charge(_person(context), method))
+        except Beyond as beyond:
+            raise self._limiter.refused(beyond, None) from None
+
     async def _known(
         self, beyond: Beyond, person: Person, method: Method, *, read: Read, parse: Parse
     ) -> tuple[Charge, bytes]:

@@ -56,6 +56,8 @@ def approval_view(approval: Approval) -> approval_pb2.Approval:
     view.needed = missing(approval)
     if approval.time_left is not None:
         view.ClearField("expire_time")  # the time that is left does not run while the session is suspended
+    view.ttl.FromTimedelta(approval.ttl + approval.extended)
+    view.longest_ttl.FromTimedelta(approval.longest_ttl)
     return view
 
 
@@ -68,6 +70,11 @@ async def for_approver(approval: Approval) -> approval_pb2.Approval:
     view.mixed_script_words.extend(await _show(view, "arguments_json"))
     view.late_result_mixed_script_words.extend(await _show(view, "late_result_json"))
     return view
+
+
+async def encoded_for_watchers(approval: Approval) -> bytes:
+    """Returns the bytes of `for_approver`."""
+    return (await for_approver(approval)).SerializeToString()
 
 
 async def _show(view: approval_pb2.Approval, field: str) -> list[str]:

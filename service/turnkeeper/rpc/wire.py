@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from google.protobuf.descriptor import Descriptor
 
-from turnkeeper.pb.v1 import event_pb2, session_pb2
+from turnkeeper.pb.v1 import approval_pb2, event_pb2, session_pb2
 
 VARINT, BYTES = 0, 2
 """Protobuf's wire types: a number of variable length, and bytes with their length before them."""
@@ -42,6 +42,7 @@ def _tag(message: Descriptor, field: str, wire_type: int) -> bytes:
 _EVENT = event_pb2.Event.DESCRIPTOR
 _DELTA = event_pb2.ContentDelta.DESCRIPTOR
 _RESPONSE = session_pb2.WatchEventsResponse.DESCRIPTOR
+_INBOX = approval_pb2.WatchApprovalsResponse.DESCRIPTOR
 
 SEQUENCE = _tag(_EVENT, "sequence", VARINT)
 """The tag of `Event.sequence`. It is appended to a stored event: protobuf merges concatenated messages."""
@@ -55,6 +56,10 @@ EVENTS = _tag(_RESPONSE, "events", BYTES)
 CURSOR = _tag(_RESPONSE, "cursor", BYTES)
 THROUGH = _tag(_RESPONSE, "through_sequence", VARINT)
 CAUGHT_UP = _tag(_RESPONSE, "caught_up", VARINT) + varint(1)
+APPROVALS = _tag(_INBOX, "approvals", BYTES)
+GONE = _tag(_INBOX, "gone", BYTES)
+INBOX_CAUGHT_UP = _tag(_INBOX, "caught_up", VARINT) + varint(1)
+INBOX_RESET = _tag(_INBOX, "reset", VARINT) + varint(1)
 
 
 def delta(  # noqa: PLR0913 - the fields of the message
@@ -84,4 +89,14 @@ def response(events: list[bytes], *, cursor: bytes, through: int, caught_up: boo
     parts += (CURSOR, varint(len(cursor)), cursor, THROUGH, varint(through))
     if caught_up:
         parts.append(CAUGHT_UP)
+    return b"".join(parts)
+
+
+def inbox_response(approvals: list[bytes], gone: list[bytes], *, caught_up: bool, reset: bool) -> bytes:
+    """Returns a WatchApprovalsResponse of these serialized approvals."""
+    parts: list[bytes] = []
+    for tag, of_tag in ((APPROVALS, approvals), (GONE, gone)):
+        for approval in of_tag:
+            parts += (tag, varint(len(approval)), approval)
+    parts += (INBOX_CAUGHT_UP if caught_up else b"", INBOX_RESET if reset else b"")
     return b"".join(parts)

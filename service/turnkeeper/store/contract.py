@@ -8,7 +8,7 @@ and writes one tenant only, unless its docstring names all tenants.
 Every method raises ServiceUnavailable if the database cannot be reached or does not answer in time.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol
@@ -38,7 +38,7 @@ from turnkeeper.store.delegations import DelegationStore
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.log_ends import LogEnds
 from turnkeeper.store.maintenance import Maintenance
-from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.notifications import Notification, PreviewChunk
 from turnkeeper.store.operations import OperationStore
 
 
@@ -172,12 +172,12 @@ class EventLog(LogEnds, Protocol):
         """Returns the number of the last event of each session that exists. Sends one query."""
         ...
 
-    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
+    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[Notification]]:
         """Yields changes of any session of any tenant from the entry on, in order for each session.
 
         There is a notification for each changeset, claim, sweep and request to cancel; none for renewals. This
         replica's own claims are left out, and so are changesets of its owners and those that took a lease. Preview
-        chunks of other replicas come on the same stream.
+        chunks of other replicas come on the same stream, and so does each change of an approval, also of this one.
 
         Raises ServiceUnavailable, on entry and later, if the stream has ended. The next entry resumes where the last
         one ended, if the database still has that position.
@@ -247,7 +247,21 @@ class ApprovalStore(Consistent, Protocol):
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[Approval]:
-        """Returns a page ordered by (create_time, id), beginning beyond `after`, without those of deleted sessions."""
+        """Returns a page ordered by (create_time, id), beginning beyond `after`, without those of deleted sessions.
+
+        A session is deleted with its PENDING approvals closed: with `where.only_pending` that is not looked at.
+        """
+        ...
+
+    async def count_approvals(self, tenant: str, where: ApprovalFilter, *, most: int) -> int:
+        """Returns how many approvals `approvals` would return without a limit, or `most` if there are more."""
+        ...
+
+    async def approvals_by_id(self, tenant: str, approval_ids: Collection[str]) -> Sequence[Approval]:
+        """Returns those of the approvals that exist, in any order, also those of deleted sessions. Sends one query.
+
+        Passes over approvals that only a newer version can read.
+        """
         ...
 
 

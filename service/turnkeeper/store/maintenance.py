@@ -61,6 +61,13 @@ class Maintenance(Protocol):
         """
         ...
 
+    def expiring_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+        """Yields PENDING approvals whose `expiring_time` has passed by the store's clock, page by page.
+
+        The living replicas share them as they share lapsed approvals.
+        """
+        ...
+
     async def snapshots(self, turns: Collection[TurnKey]) -> Mapping[TurnKey, Snapshot]:
         """Returns what decisions about these turns need, each as `SessionStore.snapshot` does, in one read.
 

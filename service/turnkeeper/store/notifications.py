@@ -1,6 +1,7 @@
 """What one replica learns of the writes of others: change notifications and preview chunks."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from turnkeeper.domain.session import BelongsToSession
 
@@ -33,3 +34,14 @@ class PreviewChunk(BelongsToSession):
     offset: int
     """Where the text begins, in bytes of the message's UTF-8."""
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalNotification:
+    """An approval was requested, or has changed, and should be read."""
+
+    tenant: str
+    approval_id: str
+
+
+Notification: TypeAlias = ChangeNotification | PreviewChunk | ApprovalNotification

@@ -10,6 +10,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMet
 
 from turnkeeper.codes import Code
 from turnkeeper.telemetry import bucket_bounds as bounds
+from turnkeeper.telemetry.approval_metrics import ApprovalMetrics
 from turnkeeper.telemetry.labels import OTHER, SERVER_ADDRESS, SERVER_FAULTS, Labelled, LabelSet, PendingAmounts
 
 SCOPE = "turnkeeper"
@@ -18,7 +19,7 @@ SCOPE = "turnkeeper"
 _MODEL_LABELS = ("gen_ai.request.model", SERVER_ADDRESS, "server.port")
 
 
-class Metrics:
+class Metrics(ApprovalMetrics):
     """Every method is safe to call whether or not anything is exported.
 
     The methods of connections, streams and turns belong to the event loop's thread, the others to any thread.
@@ -96,14 +97,6 @@ class Metrics:
     def error(self, code: Code) -> None:
         """Counts an error that reached a caller, or ended a turn."""
         self._errors(1, code.name)
-
-    def approval(self, decision: str) -> None:
-        """Counts an approval that was decided, expired or was withdrawn."""
-        self._approvals(1, decision)
-
-    def decision_time(self, seconds: float) -> None:
-        """Records the time from an approval's request to its decision."""
-        self._decision_time(seconds)
 
     def response_finished(self, agent: str, *, model: str, seconds: float) -> None:
         """Records the time from a message's acceptance to the whole answer."""
@@ -365,6 +358,7 @@ class Metrics:
         self._detached_calls = counter("detached_calls", "{call}", "Cancelled calls that did not end in time.")
         self._replays = counter("replays", "{replay}", "Reads of stored events, and answers from a request's record.")
         self._change_streams_lost = counter("hints_lost", "{stream}", "Change streams that broke or did not open.")
+        self._inbox_resets = counter("inbox_resets", "{stream}", "Inboxes that began with a snapshot again.")
         self._documents_unreadable = self._counter(
             "documents.unreadable", "{document}", "Stored documents that need a newer version.", "collection", "schema"
         )

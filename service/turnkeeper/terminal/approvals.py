@@ -1,7 +1,6 @@
 """The command `turnkeeper approvals`: what waits for a person, and what happens to it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -12,13 +11,10 @@ from turnkeeper.terminal.app import DECIDE, app
 from turnkeeper.terminal.command import Terminal, examples_text, runnable
 from turnkeeper.terminal.console import Output, Part
 from turnkeeper.terminal.names import ago, in_one_line, left, short, shortened, word
-from turnkeeper_client import Client
-from turnkeeper_client.errors import TransportError, Unavailable
+from turnkeeper.terminal.show import PATIENT
 from turnkeeper_client.pb.v1 import approval_pb2
 from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING, Approval
 
-INTERVAL: Final = 2.0
-"""Seconds between two looks at the inbox."""
 _MOST: Final = 1_000
 
 
@@ -40,10 +36,10 @@ async def list_approvals(
     tool: Annotated[str, typer.Option(metavar="NAME", help="only those of this tool", show_default=False)] = "",
 ) -> None:
     """List the tool calls that wait for a person, or lend your authority to decide."""
+    if watch:
+        await _watch(terminal, tool)
+        return
     async with terminal.client() as client:
-        if watch:
-            await _watch(terminal, client, tool)
-            return
         request = approval_pb2.ListApprovalsRequest(tool=tool)
         if every:
             request.order_by = "create_time desc"
@@ -61,41 +57,19 @@ approvals_app.callback(help="List the tool calls that wait for a person, or lend
 )
 
 
-async def inbox(client: Client, tool: str = "") -> AsyncIterator[Mapping[str, Approval] | None]:
-    """Yields what waits for a decision, by id, again and again; None while the service does not answer.
-
-    This polls. A server that answers WatchApprovals will be watched here.
-    """
-    while True:
-        request = approval_pb2.ListApprovalsRequest(states=[APPROVAL_STATE_PENDING], tool=tool)
-        try:
-            response = await pages.read(client.stubs.approvals.ListApprovals, request, most=_MOST)
-        except (TransportError, Unavailable):
-            yield None
-        else:
-            yield {approval.approval_id: approval for approval in response.approvals}
-        await asyncio.sleep(INTERVAL)
-
-
-async def _watch(terminal: Terminal, client: Client, tool: str) -> None:
-    """Prints a line for each approval that comes, and for each that goes."""
-    known: Mapping[str, Approval] = {}
-    answers = True
+async def _watch(terminal: Terminal, tool: str) -> None:
+    """Prints a line for each approval that comes, and for each that goes. Goes on when the service comes back."""
     if not terminal.json:
         terminal.output.show(("Watching what waits for a decision. Ctrl-C ends this.", "dim"))
-    async for waiting in inbox(client, tool):
-        if waiting is None:
-            if answers:
-                terminal.errors.show((f"{terminal.connection.address} does not answer; trying again", "red"))
-            answers = False
-            continue
-        answers = True
-        for approval in waiting.values():
-            if approval.approval_id not in known:
-                _show_change(terminal, approval)
-        for gone in known.keys() - waiting.keys():
-            _show_change(terminal, await client.approvals.get(gone))
-        known = waiting
+    shown: set[str] = set()
+    async with terminal.connection.open(resume=PATIENT) as client:
+        inbox = client.approvals.inbox(tool=tool)
+        async with aclosing(aiter(inbox)) as approvals:
+            async for approval in approvals:
+                is_waiting = approval.approval_id in inbox.waiting
+                if not is_waiting or approval.approval_id not in shown:
+                    _show_change(terminal, approval)
+                (shown.add if is_waiting else shown.discard)(approval.approval_id)
 
 
 def _show_change(terminal: Terminal, approval: Approval) -> None:

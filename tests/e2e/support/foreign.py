@@ -35,6 +35,8 @@ LENT_TO: Final = "deputy"
 """The approver that gets authority lent where the principals file has it."""
 ONE_PAGE: Final = ("ListActiveTurns", "ListApprovalDelegations")
 """The lists of which a principal here has one page at most."""
+ENDLESS: Final = "WatchApprovals"
+"""The method whose stream has no end of its own."""
 CREATING: Final = frozenset({("CreateSession", "session_id"), ("ForkSession", "new_session_id")})
 """The fields that name what the call creates. The sweep leaves them out: the id of a session may be taken."""
 OTHERS: Final = frozenset(
@@ -53,7 +55,7 @@ OTHERS: Final = frozenset(
         *("agent_version", "active_turn_id", "created_through", "response_schema_json", "name", "description"),
         *("schema_json", "result_json", "tool", "arguments_hash", "model", "tools"),
         *("edited_arguments_json", "version", "instructions", "key", "value"),
-        *("data_json", "decidable_by", "if_version", "media_type", "on_behalf_of", "url"),
+        *("data_json", "decidable_by", "requester", "if_version", "media_type", "on_behalf_of", "url"),
         *("principal", "person", "groups", "principals", "note"),
         "tenant",  # of operators and auditors: only the role platform may name another
     )
@@ -112,7 +114,7 @@ class Owner:
             async with asyncio.timeout(20):
                 if descriptor.server_streaming:
                     stream: Any = self.channel.unary_stream(path)(data, metadata=metadata)  # type: ignore[arg-type]
-                    return Outcome(grpc.StatusCode.OK, "", b"".join([part async for part in stream]))
+                    return Outcome(grpc.StatusCode.OK, "", await _read(method, stream))
                 unary: Any = self.channel.unary_unary(path)(data, metadata=metadata)  # type: ignore[arg-type]
                 return Outcome(grpc.StatusCode.OK, "", await unary)
         except aio.AioRpcError as error:
@@ -158,6 +160,17 @@ class Belongings:
                 message.page_token = response.next_page_token  # type: ignore[attr-defined]
                 assert message.page_token or method in ONE_PAGE, f"{method} has one page"
         return message
+
+
+async def _read(method: str, stream: Any) -> bytes:
+    """Returns the responses of a stream, until its snapshot is complete if it has no end."""
+    parts: list[bytes] = []
+    async for part in stream:
+        parts.append(part)
+        if method == ENDLESS and approval_pb2.WatchApprovalsResponse.FromString(part).caught_up:
+            stream.cancel()
+            break
+    return b"".join(parts)
 
 
 def id_fields(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
@@ -233,6 +246,7 @@ EXTRA: Final[Mapping[str, Callable[[], Any]]] = {
     "DecideApproval": lambda: approval_pb2.DecideApprovalRequest(decision=event_pb2.APPROVAL_DECISION_REJECT),
     "DelegateApprovals": _lend,
     "RevokeApprovalDelegation": lambda: approval_pb2.RevokeApprovalDelegationRequest(principal=LENT_TO),
+    "ExtendApproval": lambda: approval_pb2.ExtendApprovalRequest(ttl=timedelta(hours=1)),  # type: ignore[arg-type]
     "GetAgent": lambda: agent_pb2.GetAgentRequest(name="talker"),
 }
 """What a request needs beside ids."""
@@ -266,7 +280,10 @@ async def build(owner: Owner, *, turns: int = 2) -> Belongings:
         await harness.send_message_to_session(stubs, session, "ask")
         listed = await stubs.approvals.ListApprovals(approval_pb2.ListApprovalsRequest(session_id=session))
         approval = listed.approvals[0]
-        return {"approval_id": approval.approval_id, "ListApprovals.session_id": session}, approval.arguments_hash
+        return {
+            "approval_id": approval.approval_id,
+            **dict.fromkeys((f"{name}Approvals.session_id" for name in ("Count", "List", "Watch")), session),
+        }, approval.arguments_hash
 
     async def client() -> dict[str, str]:
         session = await harness.create_test_session(stubs, agent="talker")

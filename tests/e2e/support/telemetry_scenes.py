@@ -28,7 +28,7 @@ from tests.test_tools import ToolControl
 from turnkeeper import dev_credentials
 from turnkeeper.faults import VARIABLE
 from turnkeeper.model.scripted import ScriptedModel
-from turnkeeper.pb.v1 import chat_pb2, session_pb2
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
 CANARY = "canary-5c1e"
 STANDSTILL = 3
@@ -282,6 +282,16 @@ async def read_too_slowly(address: str, stubs: harness.Stubs) -> None:
         with pytest.raises(aio.AioRpcError) as ended:
             await _read_slowly(watch)
         assert ended.value.code() is grpc.StatusCode.ABORTED
+
+
+async def lose_the_inbox(place: Place, stubs: harness.Stubs) -> None:
+    """Watches approvals until the change stream is lost, and the stream begins anew."""
+    watch = stubs.approvals.WatchApprovals(approval_pb2.WatchApprovalsRequest())
+    async with asyncio.timeout(20), refused_command(place.mongo_uri, "getMore", errorCode=43):
+        async for response in watch:
+            if response.reset:
+                break
+    watch.cancel()
 
 
 async def _read_slowly(watch: AsyncIterable[session_pb2.WatchEventsResponse]) -> None:

@@ -58,7 +58,10 @@ def _expirer(store: MongoStore, expire: Expire | None = None) -> Expirer:
     async def expire_one(approval: Approval, snapshot: Snapshot | None, *, wake: timedelta) -> None:
         await chosen(approval)
 
-    return Expirer(store, expire=expire_one, interval=JitteredInterval(0.1, lambda: 0.0))
+    async def announce(approval: Approval, snapshot: Snapshot | None) -> None:
+        raise AssertionError(f"{approval.id} has no warning")
+
+    return Expirer(store, expire=expire_one, announce=announce, interval=JitteredInterval(0.1, lambda: 0.0))
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,10 @@ PAIRS = (
         only_proto={
             **dict.fromkeys(["mixed_script_words", "late_result_mixed_script_words"], "made from the texts"),
             "needed": "counted from the votes",
+            "longest_ttl": "made from the ttl",
         },
-        only_ours=frozenset({"tenant", "sequence", "result_json", "time_left"}),
+        only_ours=frozenset({"tenant", "sequence", "result_json", "time_left"})
+        | {"causers", "extended", "extension_sequence", "expiring_time", "is_expiring"},
     ),
     Pair(
         kind=Agent,
@@ -122,7 +124,6 @@ PAIRS = (
 )
 
 LATER_EVENTS = {
-    "approval_expiring",
     "budget_reached",
     "context_compacted",
     "session_expired",

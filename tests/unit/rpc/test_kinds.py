@@ -32,7 +32,7 @@ def test_then_what_brings_new_work() -> None:
 
 
 def test_then_reads() -> None:
-    assert all(name.startswith(("Get", "List", "Wait")) for name in methods_of(Kind.READ))
+    assert all(name.startswith(("Count", "Get", "List", "Wait")) for name in methods_of(Kind.READ))
     assert {"GetSession", "GetTurn", "WaitApproval"} <= methods_of(Kind.READ)
 
 

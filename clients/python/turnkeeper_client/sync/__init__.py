@@ -17,11 +17,13 @@ from turnkeeper_client.pb.v1.chat_pb2 import IfBusy, TurnState
 from turnkeeper_client.pb.v1.message_pb2 import Role
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.sync.client import Client
+from turnkeeper_client.sync.inbox import ApprovalInbox
 from turnkeeper_client.sync.session import Session
 from turnkeeper_client.sync.streams import EventStream, TurnStream
 from turnkeeper_client.text import TextAssembler, TextPiece
 
 __all__ = [
+    "ApprovalInbox",
     "ApprovalState",
     "Batch",
     "Client",

@@ -56,7 +56,7 @@ class Client:
         self._policy = resume
         self.stubs = Stubs.over(self._channel, tokens)
         self.sessions = Sessions(self.stubs, policy=resume)
-        self.approvals = Approvals(self.stubs)
+        self.approvals = Approvals(self.stubs, policy=resume)
         self.agents = Agents(self.stubs)
 
     def session(self, session_id: str) -> Session:

@@ -12,15 +12,18 @@ from turnkeeper.durations import jittered
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.engine.streaming.inbox import Inbox
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import EventLog
-from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.notifications import ApprovalNotification, Notification, PreviewChunk
 from turnkeeper.telemetry.metrics import Metrics
 
 OWN_CHANGES_DELAY = 0.05
 """Seconds that a notification of a session whose turn runs here is held back: its changesets are published directly."""
 PAUSE = 0.25
 """Seconds before a lost stream is opened again; they double with each try that fails."""
+INBOX_POLLED_FROM = 3
+"""After so many tries that failed the inbox begins anew with each further one: without changes, it shows snapshots."""
 LONGEST_PAUSE = 10.0
 """Seconds between two tries at most."""
 
@@ -28,13 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 class ChangeListener:
-    """Passes the notifications of this replica's one change stream to its feeds, worker and preview receiver."""
+    """Passes the notifications of this replica's one change stream to its feeds, inbox, worker and preview receiver."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that listen
         self,
         store: EventLog,
         *,
         feeds: Feeds,
+        inbox: Inbox,
         previews: PreviewReceiver,
         worker: Worker,
         metrics: Metrics,
@@ -43,6 +47,7 @@ class ChangeListener:
         """`jitter` returns a random number from 0 to 1."""
         self._store = store
         self._feeds = feeds
+        self._inbox = inbox
         self._previews = previews
         self._worker = worker
         self._metrics = metrics
@@ -65,6 +70,10 @@ class ChangeListener:
                 cause = type(error).__name__
                 logger.exception("notifications from the database not read; the change stream is opened again")
             self._feeds.polling = self._previews.polling = True
+            if self._tries < INBOX_POLLED_FROM:
+                self._inbox.lost()
+            else:
+                self._inbox.begin_anew()
             self._metrics.notifications_lost(reason)
             pause = jittered(min(PAUSE * 2**self._tries, LONGEST_PAUSE), self._jitter())
             self._tries = min(self._tries + 1, 10)
@@ -77,10 +86,13 @@ class ChangeListener:
             )
             await asyncio.sleep(pause)
 
-    def receive(self, notification: ChangeNotification | PreviewChunk) -> None:
+    def receive(self, notification: Notification) -> None:
         """Passes on one notification; it may concern no session of this replica."""
         if isinstance(notification, PreviewChunk):
             self._previews.receive(notification)
+            return
+        if isinstance(notification, ApprovalNotification):
+            self._inbox.notify(notification.tenant, notification.approval_id)
             return
         key = notification.session_key
         if notification.last_seq:
@@ -103,6 +115,7 @@ class ChangeListener:
             logger.info("notifications from the database arrive again; polling stops")
         self._tries = 0
         self._feeds.polling = self._previews.polling = False
+        self._inbox.begin_anew()
         self._feeds.request_previews()
         self._worker.notify()
         await self._feeds.poll()

@@ -1,4 +1,4 @@
-"""Expires approvals past their `expire_time`. The replicas share the work."""
+"""Expires approvals past their `expire_time`, and warns of those that come near it. The replicas share the work."""
 
 import asyncio
 import logging
@@ -33,23 +33,54 @@ class Expire(Protocol):
     async def __call__(self, approval: Approval, snapshot: Snapshot | None, *, wake: timedelta) -> None: ...
 
 
+class Announce(Protocol):
+    """`Approvals.announce_expiring`, or a function like it."""
+
+    async def __call__(self, approval: Approval, snapshot: Snapshot | None) -> None: ...
+
+
 class Expirer:
-    """Expires lapsed approvals at intervals. One on every replica: each begins with its share."""
+    """Expires lapsed approvals at intervals, and warns before. One on every replica: each begins with its share."""
 
     def __init__(
         self,
         store: Maintenance,
         *,
         expire: Expire,
+        announce: Announce,
         interval: JitteredInterval,
     ) -> None:
         self._store = store
         self._expire = expire
+        self._announce = announce
         self._interval = interval
 
     async def run(self) -> None:
-        """Expires at each interval until it is cancelled."""
-        await every(self._interval, self.expire_lapsed, failure="lapsed approvals not expired")
+        """Expires and warns at each interval until it is cancelled."""
+        await every(self._interval, self.expire_and_warn, failure="lapsed approvals not expired")
+
+    async def expire_and_warn(self) -> None:
+        """Expires all lapsed approvals, then warns of those that will expire soon. Raises ServiceUnavailable."""
+        await self.expire_lapsed()
+        await self.warn()
+
+    async def warn(self) -> None:
+        """Stores the warnings that are due. A turn that fails delays no other; the next call tries it again.
+
+        Raises ServiceUnavailable if the database is unavailable.
+        """
+        failed: list[BaseException] = []
+        async for page in self._store.expiring_approvals():
+            due = {TurnKey(approval.session_key, approval.turn_id): approval for approval in page}
+            turns = list(due)
+            for first in range(0, len(turns), TURNS_AT_ONCE):
+                group = turns[first : first + TURNS_AT_ONCE]
+                snapshots = await self._store.snapshots(group)
+                results = await asyncio.gather(
+                    *(self._announce(due[turn], snapshots.get(turn)) for turn in group), return_exceptions=True
+                )
+                failed += [result for result in results if isinstance(result, BaseException)]
+        _log_failures(failed, "will soon expire: not announced")
 
     async def expire_lapsed(self) -> None:
         """Expires all lapsed approvals. A turn that fails delays no other; the next call tries it again.
@@ -68,7 +99,7 @@ class Expirer:
             )
             for result in results:
                 failed |= result
-        self._log_failures(list(failed.values()))
+        _log_failures(list(failed.values()), "have lapsed: not expired")
 
     async def _expire_turns(
         self, lapsed: Mapping[TurnKey, Approval], limit: asyncio.Semaphore, *, wake: timedelta
@@ -85,18 +116,19 @@ class Expirer:
             )
         return {turn: result for turn, result in zip(lapsed, results, strict=True) if isinstance(result, BaseException)}
 
-    def _log_failures(self, failed: list[BaseException]) -> None:
-        """Logs how many turns failed, and the first defect among the failures."""
-        defects = [error for error in failed if not isinstance(error, ServiceUnavailable | SessionContended)]
-        if defects:
-            logger.error(
-                "lapsed approvals of %d turns not expired because of a defect; trying again at each interval",
-                len(defects),
-                exc_info=defects[0],
-            )
-        if len(failed) > len(defects):
-            logger.warning(
-                "lapsed approvals of %d turns not expired: the database is unavailable, too many callers change their "
-                "sessions, or they need a newer version; trying again at each interval",
-                len(failed) - len(defects),
-            )
+
+def _log_failures(failed: list[BaseException], what: str) -> None:
+    """Logs how many turns failed, and the first defect among the failures."""
+    defects = [error for error in failed if not isinstance(error, ServiceUnavailable | SessionContended)]
+    if defects:
+        logger.error(
+            "approvals of %d turns %s, because of a defect; trying again at each interval",
+            *(len(defects), what),
+            exc_info=defects[0],
+        )
+    if len(failed) > len(defects):
+        logger.warning(
+            "approvals of %d turns %s: the database is unavailable, too many callers change their sessions, or they "
+            "need a newer version; trying again at each interval",
+            *(len(failed) - len(defects), what),
+        )

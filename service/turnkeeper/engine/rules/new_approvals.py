@@ -42,4 +42,6 @@ def new_approval(call: Call, turn: Turn, *, approval_id: str, at: datetime, now:
         description_hash=call.description_hash,
         model_words=call.model_words,
         late_result_json=late_result_json,
-    )
+        causers=turn.caused_by,
+        ttl=call.ttl,
+    ).with_warning()

@@ -96,6 +96,8 @@ class Approval(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     RULE_TEXT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    LONGEST_TTL_FIELD_NUMBER: _builtins.int
     REMEMBERED_FROM_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     SCHEMA_HASH_FIELD_NUMBER: _builtins.int
@@ -205,6 +207,16 @@ class Approval(_message.Message):
         """Who may decide."""
 
     @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """The time to decide in all, from the request on: the rule's, and what was added to it. That of a suspended session
+        does not count. Zero if an older version requested it.
+        """
+
+    @_builtins.property
+    def longest_ttl(self) -> _duration_pb2.Duration:
+        """To which `ttl` ExtendApproval may extend it: twice the rule's."""
+
+    @_builtins.property
     def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is other than in the round before: `arguments`, `schema`, `description`, `class`, `source`, `rule`,
         `unknown_calls`; empty in the first one.
@@ -244,6 +256,8 @@ class Approval(_message.Message):
         rule: _builtins.str = ...,
         rule_text: _builtins.str = ...,
         note: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        longest_ttl: _duration_pb2.Duration | None = ...,
         remembered_from: _builtins.str = ...,
         source: _builtins.str = ...,
         schema_hash: _builtins.str = ...,
@@ -251,9 +265,9 @@ class Approval(_message.Message):
         model_words: _builtins.str = ...,
         changed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time", "longest_ttl", b"longest_ttl", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "changed", b"changed", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "description_hash", b"description_hash", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "model_words", b"model_words", "needed", b"needed", "note", b"note", "reason", b"reason", "remembered_from", b"remembered_from", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "schema_hash", b"schema_hash", "session_id", b"session_id", "source", b"source", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "changed", b"changed", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "description_hash", b"description_hash", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "longest_ttl", b"longest_ttl", "mixed_script_words", b"mixed_script_words", "model_words", b"model_words", "needed", b"needed", "note", b"note", "reason", b"reason", "remembered_from", b"remembered_from", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "schema_hash", b"schema_hash", "session_id", b"session_id", "source", b"source", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "ttl", b"ttl", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,6 +387,9 @@ class ListApprovalsRequest(_message.Message):
     TOOL_FIELD_NUMBER: _builtins.int
     DECIDABLE_BY_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
+    EXPIRE_BEFORE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 100; 0: 50."""
     page_token: _builtins.str
@@ -384,12 +401,22 @@ class ListApprovalsRequest(_message.Message):
     tool: _builtins.str
     """Only this tool."""
     decidable_by: _builtins.str
-    """Only those that this principal may decide. Not implemented yet: must be empty."""
+    """Only those that wait for this person: PENDING, the person may decide them, has not caused the call as far as was
+    known when it was asked about, and has not voted. `@me`: the caller. Only an operator may name another person.
+    """
     order_by: _builtins.str
     """`create_time` (default) or `create_time desc`."""
+    agent: _builtins.str
+    """Only this agent."""
+    requester: _builtins.str
+    """Only this requester."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ApprovalState.ValueType]:
         """Only these states, at most 32 entries; empty: any."""
+
+    @_builtins.property
+    def expire_before(self) -> _timestamp_pb2.Timestamp:
+        """Only those that expire before it: none whose session is suspended."""
 
     def __init__(
         self,
@@ -402,10 +429,13 @@ class ListApprovalsRequest(_message.Message):
         tool: _builtins.str = ...,
         decidable_by: _builtins.str = ...,
         order_by: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        requester: _builtins.str = ...,
+        expire_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_before", b"expire_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decidable_by", b"decidable_by", "kind", b"kind", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "decidable_by", b"decidable_by", "expire_before", b"expire_before", "kind", b"kind", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "requester", b"requester", "session_id", b"session_id", "states", b"states", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +468,88 @@ class ListApprovalsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListApprovalsResponse: _TypeAlias = ListApprovalsResponse  # noqa: Y015
+
+@_typing.final
+class CountApprovalsRequest(_message.Message):
+    """CountApprovals's request. Filters that are set must all match."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    DECIDABLE_BY_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
+    EXPIRE_BEFORE_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Only this session; empty: all."""
+    kind: _event_pb2.ApprovalKind.ValueType
+    """Only this kind."""
+    tool: _builtins.str
+    """Only this tool."""
+    decidable_by: _builtins.str
+    """Only those that wait for this person: PENDING, the person may decide them, has not caused the call as far as was
+    known when it was asked about, and has not voted. `@me`: the caller. Only an operator may name another person.
+    """
+    agent: _builtins.str
+    """Only this agent."""
+    requester: _builtins.str
+    """Only this requester."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ApprovalState.ValueType]:
+        """Only these states, at most 32 entries; empty: any."""
+
+    @_builtins.property
+    def expire_before(self) -> _timestamp_pb2.Timestamp:
+        """Only those that expire before it: none whose session is suspended."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___ApprovalState.ValueType] | None = ...,
+        session_id: _builtins.str = ...,
+        kind: _event_pb2.ApprovalKind.ValueType = ...,
+        tool: _builtins.str = ...,
+        decidable_by: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        requester: _builtins.str = ...,
+        expire_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_before", b"expire_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "decidable_by", b"decidable_by", "expire_before", b"expire_before", "kind", b"kind", "requester", b"requester", "session_id", b"session_id", "states", b"states", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountApprovalsRequest: _TypeAlias = CountApprovalsRequest  # noqa: Y015
+
+@_typing.final
+class CountApprovalsResponse(_message.Message):
+    """CountApprovals's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many match; at most 10,000."""
+    more: _builtins.bool
+    """True: there are more."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountApprovalsResponse: _TypeAlias = CountApprovalsResponse  # noqa: Y015
 
 @_typing.final
 class WaitApprovalRequest(_message.Message):
@@ -493,27 +605,55 @@ Global___WaitApprovalResponse: _TypeAlias = WaitApprovalResponse  # noqa: Y015
 
 @_typing.final
 class WatchApprovalsRequest(_message.Message):
-    """WatchApprovals's request."""
+    """WatchApprovals's request. Filters that are set must all match."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STATES_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    DECIDABLE_BY_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
+    EXPIRE_BEFORE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Only this session; empty: all."""
+    kind: _event_pb2.ApprovalKind.ValueType
+    """Only this kind."""
+    tool: _builtins.str
+    """Only this tool."""
+    decidable_by: _builtins.str
+    """Only those that wait for this person: PENDING, the person may decide them, has not caused the call as far as was
+    known when it was asked about, and has not voted. `@me`: the caller. Only an operator may name another person.
+    """
+    agent: _builtins.str
+    """Only this agent."""
+    requester: _builtins.str
+    """Only this requester."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ApprovalState.ValueType]:
         """Only these states, at most 32 entries; empty: PENDING."""
+
+    @_builtins.property
+    def expire_before(self) -> _timestamp_pb2.Timestamp:
+        """Only those that expire before it: none whose session is suspended."""
 
     def __init__(
         self,
         *,
         states: _abc.Iterable[Global___ApprovalState.ValueType] | None = ...,
         session_id: _builtins.str = ...,
+        kind: _event_pb2.ApprovalKind.ValueType = ...,
+        tool: _builtins.str = ...,
+        decidable_by: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        requester: _builtins.str = ...,
+        expire_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_before", b"expire_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "decidable_by", b"decidable_by", "expire_before", b"expire_before", "kind", b"kind", "requester", b"requester", "session_id", b"session_id", "states", b"states", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -527,21 +667,33 @@ class WatchApprovalsResponse(_message.Message):
 
     APPROVALS_FIELD_NUMBER: _builtins.int
     CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
     caught_up: _builtins.bool
-    """True once: the snapshot is complete."""
+    """True once after the beginning, and once after each `reset`: all that matched was sent."""
+    reset: _builtins.bool
+    """True: forget what this stream has sent. All that match are sent anew, from this response on: changes may have been
+    missed, because the server lost its view of the database, or the reader was too slow.
+    """
     @_builtins.property
     def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
-        """Approvals of the snapshot, or that changed."""
+        """Those that match, as they are now. They come again when they change."""
+
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
+        """Those that this stream has sent and that no longer match, as they are now."""
 
     def __init__(
         self,
         *,
         approvals: _abc.Iterable[Global___Approval] | None = ...,
         caught_up: _builtins.bool = ...,
+        reset: _builtins.bool = ...,
+        gone: _abc.Iterable[Global___Approval] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "caught_up", b"caught_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "caught_up", b"caught_up", "gone", b"gone", "reset", b"reset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -846,6 +998,66 @@ class RevokeApprovalDelegationResponse(_message.Message):
 Global___RevokeApprovalDelegationResponse: _TypeAlias = RevokeApprovalDelegationResponse  # noqa: Y015
 
 @_typing.final
+class ExtendApprovalRequest(_message.Message):
+    """ExtendApproval's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    approval_id: _builtins.str
+    """Required. The approval's id."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Required: the approval's new `ttl`, at least the present one, and at most `longest_ttl`."""
+
+    def __init__(
+        self,
+        *,
+        approval_id: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendApprovalRequest: _TypeAlias = ExtendApprovalRequest  # noqa: Y015
+
+@_typing.final
+class ExtendApprovalResponse(_message.Message):
+    """ExtendApproval's response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The number of `approval_extended`; 0 if the approval was never extended."""
+    cursor: _builtins.str
+    """The place just before it; empty without it."""
+    @_builtins.property
+    def approval(self) -> Global___Approval:
+        """The approval as it is now."""
+
+    def __init__(
+        self,
+        *,
+        approval: Global___Approval | None = ...,
+        sequence: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cursor", b"cursor", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendApprovalResponse: _TypeAlias = ExtendApprovalResponse  # noqa: Y015
+
+@_typing.final
 class BatchDecideApprovalsRequest(_message.Message):
     """BatchDecideApprovals's request."""
 
@@ -854,7 +1066,7 @@ class BatchDecideApprovalsRequest(_message.Message):
     DECISIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecideApprovalRequest]:
-        """At most 100."""
+        """Required; at most 100."""
 
     def __init__(
         self,
@@ -877,9 +1089,14 @@ class BatchDecideApprovalsResult(_message.Message):
 
     APPROVAL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The number of its event, as in DecideApprovalResponse; 0 with an error."""
     @_builtins.property
     def approval(self) -> Global___Approval:
-        """The approval as it is now; unset with an error."""
+        """The approval as it is now; unset with an error. One of more than 32 KiB comes without `arguments_json` and
+        `late_result_json`.
+        """
 
     @_builtins.property
     def error(self) -> _error_pb2.SessionErrorDetail:
@@ -890,10 +1107,11 @@ class BatchDecideApprovalsResult(_message.Message):
         *,
         approval: Global___Approval | None = ...,
         error: _error_pb2.SessionErrorDetail | None = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "error", b"error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "error", b"error", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

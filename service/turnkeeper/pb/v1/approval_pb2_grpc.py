@@ -45,6 +45,11 @@ class ApprovalServiceStub(object):
                 request_serializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalsRequest.SerializeToString,
                 response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalsResponse.FromString,
                 _registered_method=True)
+        self.CountApprovals = channel.unary_unary(
+                '/turnkeeper.v1.ApprovalService/CountApprovals',
+                request_serializer=turnkeeper_dot_v1_dot_approval__pb2.CountApprovalsRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.CountApprovalsResponse.FromString,
+                _registered_method=True)
         self.WaitApproval = channel.unary_unary(
                 '/turnkeeper.v1.ApprovalService/WaitApproval',
                 request_serializer=turnkeeper_dot_v1_dot_approval__pb2.WaitApprovalRequest.SerializeToString,
@@ -59,6 +64,11 @@ class ApprovalServiceStub(object):
                 '/turnkeeper.v1.ApprovalService/DecideApproval',
                 request_serializer=turnkeeper_dot_v1_dot_approval__pb2.DecideApprovalRequest.SerializeToString,
                 response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.DecideApprovalResponse.FromString,
+                _registered_method=True)
+        self.ExtendApproval = channel.unary_unary(
+                '/turnkeeper.v1.ApprovalService/ExtendApproval',
+                request_serializer=turnkeeper_dot_v1_dot_approval__pb2.ExtendApprovalRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ExtendApprovalResponse.FromString,
                 _registered_method=True)
         self.BatchDecideApprovals = channel.unary_unary(
                 '/turnkeeper.v1.ApprovalService/BatchDecideApprovals',
@@ -110,6 +120,13 @@ class ApprovalServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountApprovals(self, request, context):
+        """Counts the approvals that match; stops counting at 10,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WaitApproval(self, request, context):
         """Returns an approval once it is no longer PENDING, or as it is after `wait`.
         """
@@ -118,7 +135,9 @@ class ApprovalServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchApprovals(self, request, context):
-        """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet.
+        """Streams the inbox: the approvals that match, oldest first, then `caught_up`, then each change. An approval that no
+        longer matches is sent once more, as it is now, in `gone`. The stream has no cursor: each call begins with all that
+        match. An empty response is a heartbeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,8 +155,16 @@ class ApprovalServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendApproval(self, request, context):
+        """Gives more time to decide an approval that is PENDING. The same `ttl` again is OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchDecideApprovals(self, request, context):
-        """Decides many approvals, each by itself. Not implemented yet.
+        """Decides many approvals, each by itself, as DecideApproval does: each has its own result, and counts as one call in
+        limits and audit. What the call's deadline leaves undone gets SERVICE_UNAVAILABLE: it may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +222,11 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalsRequest.FromString,
                     response_serializer=turnkeeper_dot_v1_dot_approval__pb2.ListApprovalsResponse.SerializeToString,
             ),
+            'CountApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountApprovals,
+                    request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.CountApprovalsRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_approval__pb2.CountApprovalsResponse.SerializeToString,
+            ),
             'WaitApproval': grpc.unary_unary_rpc_method_handler(
                     servicer.WaitApproval,
                     request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.WaitApprovalRequest.FromString,
@@ -209,6 +241,11 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     servicer.DecideApproval,
                     request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.DecideApprovalRequest.FromString,
                     response_serializer=turnkeeper_dot_v1_dot_approval__pb2.DecideApprovalResponse.SerializeToString,
+            ),
+            'ExtendApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendApproval,
+                    request_deserializer=turnkeeper_dot_v1_dot_approval__pb2.ExtendApprovalRequest.FromString,
+                    response_serializer=turnkeeper_dot_v1_dot_approval__pb2.ExtendApprovalResponse.SerializeToString,
             ),
             'BatchDecideApprovals': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchDecideApprovals,
@@ -307,6 +344,33 @@ class ApprovalService(object):
             _registered_method=True)
 
     @staticmethod
+    def CountApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.ApprovalService/CountApprovals',
+            turnkeeper_dot_v1_dot_approval__pb2.CountApprovalsRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_approval__pb2.CountApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WaitApproval(request,
             target,
             options=(),
@@ -377,6 +441,33 @@ class ApprovalService(object):
             '/turnkeeper.v1.ApprovalService/DecideApproval',
             turnkeeper_dot_v1_dot_approval__pb2.DecideApprovalRequest.SerializeToString,
             turnkeeper_dot_v1_dot_approval__pb2.DecideApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.v1.ApprovalService/ExtendApproval',
+            turnkeeper_dot_v1_dot_approval__pb2.ExtendApprovalRequest.SerializeToString,
+            turnkeeper_dot_v1_dot_approval__pb2.ExtendApprovalResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,10 +19,15 @@ class ApprovalServiceStub:
     """Returns one approval."""
     ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]
     """Lists approvals across sessions, oldest first unless `order_by` reverses that."""
+    CountApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.CountApprovalsRequest, _approval_pb2.CountApprovalsResponse]
+    """Counts the approvals that match; stops counting at 10,000."""
     WaitApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.WaitApprovalRequest, _approval_pb2.WaitApprovalResponse]
     """Returns an approval once it is no longer PENDING, or as it is after `wait`."""
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
-    """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
+    """Streams the inbox: the approvals that match, oldest first, then `caught_up`, then each change. An approval that no
+    longer matches is sent once more, as it is now, in `gone`. The stream has no cursor: each call begins with all that
+    match. An empty response is a heartbeat.
+    """
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]
     """Votes on an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The approval is decided
     once as many persons have voted as its rule asks for. The same vote by the same person again is OK.
@@ -31,8 +36,12 @@ class ApprovalServiceStub:
     APPROVAL_ALREADY_PROCESSED, with one's own vote in the metadata. Who may not decide gets PERMISSION_DENIED, with who
     may in the metadata.
     """
+    ExtendApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.ExtendApprovalRequest, _approval_pb2.ExtendApprovalResponse]
+    """Gives more time to decide an approval that is PENDING. The same `ttl` again is OK."""
     BatchDecideApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]
-    """Decides many approvals, each by itself. Not implemented yet."""
+    """Decides many approvals, each by itself, as DecideApproval does: each has its own result, and counts as one call in
+    limits and audit. What the call's deadline leaves undone gets SERVICE_UNAVAILABLE: it may be sent again.
+    """
     DelegateApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.DelegateApprovalsRequest, _approval_pb2.DelegateApprovalsResponse]
     """Lends the caller's authority to decide approvals to another approver, for at most 30 days. Again: the new time holds.
 
@@ -67,6 +76,13 @@ class ApprovalServiceServicer:
     ) -> _abc.Awaitable[_approval_pb2.ListApprovalsResponse]:
         """Lists approvals across sessions, oldest first unless `order_by` reverses that."""
 
+    def CountApprovals(
+        self,
+        request: _approval_pb2.CountApprovalsRequest,
+        context: _aio.ServicerContext[_approval_pb2.CountApprovalsRequest, _abc.Awaitable[_approval_pb2.CountApprovalsResponse]],
+    ) -> _abc.Awaitable[_approval_pb2.CountApprovalsResponse]:
+        """Counts the approvals that match; stops counting at 10,000."""
+
     def WaitApproval(
         self,
         request: _approval_pb2.WaitApprovalRequest,
@@ -79,7 +95,10 @@ class ApprovalServiceServicer:
         request: _approval_pb2.WatchApprovalsRequest,
         context: _aio.ServicerContext[_approval_pb2.WatchApprovalsRequest, _abc.AsyncIterator[_approval_pb2.WatchApprovalsResponse]],
     ) -> _abc.AsyncIterator[_approval_pb2.WatchApprovalsResponse]:
-        """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
+        """Streams the inbox: the approvals that match, oldest first, then `caught_up`, then each change. An approval that no
+        longer matches is sent once more, as it is now, in `gone`. The stream has no cursor: each call begins with all that
+        match. An empty response is a heartbeat.
+        """
 
     def DecideApproval(
         self,
@@ -94,12 +113,21 @@ class ApprovalServiceServicer:
         may in the metadata.
         """
 
+    def ExtendApproval(
+        self,
+        request: _approval_pb2.ExtendApprovalRequest,
+        context: _aio.ServicerContext[_approval_pb2.ExtendApprovalRequest, _abc.Awaitable[_approval_pb2.ExtendApprovalResponse]],
+    ) -> _abc.Awaitable[_approval_pb2.ExtendApprovalResponse]:
+        """Gives more time to decide an approval that is PENDING. The same `ttl` again is OK."""
+
     def BatchDecideApprovals(
         self,
         request: _approval_pb2.BatchDecideApprovalsRequest,
         context: _aio.ServicerContext[_approval_pb2.BatchDecideApprovalsRequest, _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]],
     ) -> _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]:
-        """Decides many approvals, each by itself. Not implemented yet."""
+        """Decides many approvals, each by itself, as DecideApproval does: each has its own result, and counts as one call in
+        limits and audit. What the call's deadline leaves undone gets SERVICE_UNAVAILABLE: it may be sent again.
+        """
 
     def DelegateApprovals(
         self,

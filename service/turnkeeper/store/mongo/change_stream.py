@@ -2,7 +2,7 @@
 
 The database sends the changed fields of a head, without reading the document: they are enough for a notification. Every
 write but a renewal increments the head's `revision`, so the database itself filters renewals out. It also filters out
-what this replica's own worker wrote, which the replica knows already.
+what this replica's own worker wrote, which the replica knows already. Approvals are named, each time they change.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from turnkeeper.store.mongo.client import DISCONNECT_S, ClientSession, DatabaseC
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.signatures import signatures
 from turnkeeper.store.mongo.unreadable import Unreadable
-from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.notifications import ApprovalNotification, ChangeNotification, Notification, PreviewChunk
 
 APP_NAME: Final = "turnkeeper-hints"
 AWAIT_MS: Final = 500
@@ -31,7 +31,13 @@ PACE_S: Final = 0.01
 
 _CHANGED: Final = "updateDescription.updatedFields"
 _FIELDS: Final = ("last_seq", "wake_at", "lease_until", "owner")
-_SENT: Final = ("operationType", "documentKey", "fullDocument", *(f"{_CHANGED}.{name}" for name in _FIELDS))
+_APPROVALS: Final = "approvals"
+_SENT: Final[Document] = {
+    **dict.fromkeys(("operationType", "documentKey", "ns.coll"), 1),
+    **dict.fromkeys((f"{_CHANGED}.{name}" for name in _FIELDS), 1),
+    "fullDocument": {"$cond": [{"$eq": ["$ns.coll", _APPROVALS]}, "$$REMOVE", "$fullDocument"]},
+}
+"""Of an approval its id alone: it is read only if it is watched, and once for all watchers."""
 _Cursor: TypeAlias = dict[str, Any]
 
 
@@ -61,7 +67,7 @@ class ChangeStream:
         self._token: Document | None = None
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[AsyncIterator[ChangeNotification | PreviewChunk]]:
+    async def open(self) -> AsyncIterator[AsyncIterator[Notification]]:
         """Opens the stream as `EventLog.notifications` specifies."""
         session = ClientSession(self._client.delegate.start_session(causal_consistency=False), self._client)
         try:
@@ -92,7 +98,7 @@ class ChangeStream:
             self._token = None
             raise
 
-    async def _read(self, cursor: _Cursor, session: ClientSession) -> AsyncGenerator[ChangeNotification | PreviewChunk]:
+    async def _read(self, cursor: _Cursor, session: ClientSession) -> AsyncGenerator[Notification]:
         batch = cursor["firstBatch"]
         with DatabaseCall():
             while True:
@@ -117,13 +123,16 @@ def _pipeline(stage: Document, *, replica: str) -> list[Document]:
     changed = {f"{_CHANGED}.revision": {"$exists": True}, f"{_CHANGED}.by": {"$nin": signatures(replica)}}
     moved = {"ns.coll": "heads", "$or": [changed, {"operationType": "replace"}]}
     others = {"ns.coll": "partials", "operationType": "insert", "fullDocument.replica": {"$ne": replica}}
-    return [{"$changeStream": stage}, {"$match": {"$or": [moved, others]}}, {"$project": dict.fromkeys(_SENT, 1)}]
+    approvals = {"ns.coll": _APPROVALS, "operationType": {"$in": ["insert", "update", "replace"]}}
+    return [{"$changeStream": stage}, {"$match": {"$or": [moved, others, approvals]}}, {"$project": _SENT}]
 
 
-def _notification_of(change: Document) -> ChangeNotification | PreviewChunk:
+def _notification_of(change: Document) -> Notification:
+    key = change["documentKey"]["_id"]
+    if change["ns"]["coll"] == _APPROVALS:
+        return ApprovalNotification(key["tenant"], key["id"])
     if change["operationType"] == "insert":
         return decode(PreviewChunk, change["fullDocument"])
-    key = change["documentKey"]["_id"]
     if change["operationType"] == "replace":
         fields: Document = change["fullDocument"]
     else:

@@ -23,6 +23,7 @@ from turnkeeper.store.changeset import (
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.agent_documents import AgentDocuments
+from turnkeeper.store.mongo.approval_matches import deciders_of
 from turnkeeper.store.mongo.audit_documents import audit_document
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
@@ -153,7 +154,8 @@ def _write_documents(writes: Writes, changeset: Changeset) -> None:
     writes.insert("tool_calls", *_new(changeset.new_calls))
     for call in changeset.calls:
         writes.update("tool_calls", _as_read(call), changes(call))
-    writes.insert("approvals", *_new(changeset.new_approvals))
+    approvals = zip(_new(changeset.new_approvals), map(deciders_of, changeset.new_approvals), strict=True)
+    writes.insert("approvals", *(document | deciders for document, deciders in approvals))
     for change in changeset.approvals:
         writes.update("approvals", _pending(change), changes(change.approval))
     if changeset.request is not None:

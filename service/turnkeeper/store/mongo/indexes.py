@@ -9,6 +9,7 @@ import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
+from turnkeeper.store.mongo.approval_matches import DECIDERS
 from turnkeeper.store.mongo.client import MAJORITY, Connection
 
 LONGEST_TRANSACTION_S: Final = 15
@@ -95,6 +96,22 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
             partialFilterExpression=_PENDING,
         ),
         IndexModel([("state", ASCENDING), ("expire_time", ASCENDING)], name="expiry", partialFilterExpression=_PENDING),
+        # What waits for a decision: all, and what one of its deciders may decide.
+        IndexModel(
+            [("tenant", ASCENDING), ("create_time", ASCENDING), ("id", ASCENDING)],
+            name="open",
+            partialFilterExpression=_PENDING,
+        ),
+        IndexModel(
+            [("tenant", ASCENDING), (DECIDERS, ASCENDING), ("create_time", ASCENDING), ("id", ASCENDING)],
+            name="inbox",
+            partialFilterExpression=_PENDING,
+        ),
+        IndexModel(
+            [("state", ASCENDING), ("expiring_time", ASCENDING)],
+            name="expiring",
+            partialFilterExpression={**_PENDING, "expiring_time": _ANY_TIME},
+        ),
     ),
     "requests": (
         IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),

@@ -3,10 +3,10 @@
 A list passes over documents that only a newer version can read. A decision rests on none of them: see `snapshots`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
@@ -16,7 +16,9 @@ from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, StoredEvent
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import Collection, Document
+from turnkeeper.store.mongo.approval_matches import matching_approvals
+from turnkeeper.store.mongo.client import Collection as Documents
+from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.consistent_reads import Read
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
@@ -28,8 +30,6 @@ from turnkeeper.store.mongo.unreadable import UnreadableDocument
 T = TypeVar("T")
 Cursor: TypeAlias = Any
 """A cursor of the driver."""
-_APPROVAL_FIELDS: Final = ("kind", "session_id", "tool", "requester", "decided_by")
-"""The fields that an ApprovalFilter compares as they are."""
 
 
 class Reads(MeasuredReads):
@@ -161,22 +161,34 @@ class Reads(MeasuredReads):
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[Approval]:
         direction = -1 if where.newest_first else 1
-        match: Document = {"tenant": tenant, **_beyond(after, ascending=direction > 0)}
-        if where.states:
-            match["state"] = {"$in": [state.value for state in where.states]}
-        match |= {name: getattr(where, name) for name in _APPROVAL_FIELDS if getattr(where, name)}
+        match = {"$and": [matching_approvals(tenant, where), _beyond(after, ascending=direction > 0)], "tenant": tenant}
 
         def find(read: Read, limit: int) -> Cursor:
             pipeline: list[Document] = [
                 {"$match": match},
                 {"$sort": {"create_time": direction, "id": direction}},
-                _deleted_head(tenant),
-                {"$match": {"deleted": []}},
+                *_of_visible_sessions(tenant, where),
                 *_at_most(limit),
             ]
             return read(self._connection.approvals).aggregate(pipeline)
 
         return await self._page("approvals", find, lambda document: decode(Approval, document), limit)
+
+    async def count_approvals(self, tenant: str, where: ApprovalFilter, *, most: int) -> int:
+        match: Document = {"$match": matching_approvals(tenant, where)}
+        with self._reading("count_approvals") as read:
+            pipeline = [match, *_of_visible_sessions(tenant, where), {"$limit": most}, {"$count": "count"}]
+            counted = await read(self._connection.approvals).first_of(pipeline)
+        return 0 if counted is None else int(counted["count"])
+
+    async def approvals_by_id(self, tenant: str, approval_ids: Collection[str]) -> Sequence[Approval]:
+        match = {
+            "tenant": tenant,
+            "_id": {"$in": [keys.of_approval(tenant, approval_id) for approval_id in approval_ids]},
+        }
+        with self._reading("approvals_by_id") as read:
+            documents = await read(self._connection.approvals).find(match).to_list(None)
+        return self._connection.unreadable.passed_over(documents, lambda document: decode(Approval, document))
 
     async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
         return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version), strict=True)
@@ -185,7 +197,7 @@ class Reads(MeasuredReads):
         match = {**keys.where(keys.of_session(key)), **heads.findable(deleted=False)}
         return await read(self._connection.heads).find_one(match, {"_id": 1}) is not None
 
-    async def _one(self, kind: type[T], collection: Collection, key: Document, *, strict: bool = False) -> T | None:
+    async def _one(self, kind: type[T], collection: Documents, key: Document, *, strict: bool = False) -> T | None:
         with self._reading("read_one") as read:
             document = await read(collection).find_one(keys.where(key))
             return None if document is None else decode(kind, document, strict=strict)
@@ -225,6 +237,11 @@ def _at_most(limit: int) -> list[Document]:
     return [{"$limit": limit}] if limit else []
 
 
+def _of_visible_sessions(tenant: str, where: ApprovalFilter) -> list[Document]:
+    """Returns the stages that leave out approvals of deleted sessions. Of those that are PENDING there are none."""
+    return [] if where.only_pending else [_deleted_head(tenant), {"$match": {"deleted": []}}]
+
+
 def _deleted_head(tenant: str) -> Document:
     """Returns the stage that joins, as `deleted`, the head of a document's session if the session is deleted."""
     its = {"$eq": ["$_id", {"tenant": "$$tenant", "session_id": "$$session_id"}]}
@@ -257,4 +274,5 @@ def _beyond(after: tuple[datetime, str] | None, *, ascending: bool) -> Document:
         return {}
     created, last_id = after
     operator = "$gt" if ascending else "$lt"
-    return {"$or": [{"create_time": {operator: created}}, {"create_time": created, "id": {operator: last_id}}]}
+    beyond = [{"create_time": {operator: created}}, {"create_time": created, "id": {operator: last_id}}]
+    return {"create_time": {f"{operator}e": created}, "$or": beyond}  # the first is what an index begins with

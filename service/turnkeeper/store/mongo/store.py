@@ -43,7 +43,7 @@ from turnkeeper.store.mongo.transactions.tasks import Tasks
 from turnkeeper.store.mongo.transactions.transaction import Transactions
 from turnkeeper.store.mongo.trims import Trims
 from turnkeeper.store.mongo.unreadable import RecordUnreadable
-from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.notifications import Notification
 
 SECRET_BYTES: Final = 32
 """Bytes of a new secret."""
@@ -157,7 +157,7 @@ class MongoStore(
     def linearizable(self) -> AbstractAsyncContextManager[None]:
         return self._consistent_reads.linearizable()
 
-    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
+    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[Notification]]:
         return self._change_stream.open()
 
     async def write_heartbeat(self, *, silent_after: timedelta) -> StoredHeartbeat:

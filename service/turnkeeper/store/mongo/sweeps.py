@@ -62,13 +62,19 @@ class Sweeps:
         def lapsed(ago: timedelta) -> Document:
             return {**_PENDING, **reached("expire_time", ago=ago)}
 
-        def decoded(document: Document) -> Approval:
-            return decode(Approval, document, strict=True)
-
         pages = self._shares.pages("lapsed_approvals", self._connection.approvals, lapsed, by="expire_time", size=PAGE)
         async with aclosing(pages):
             async for documents, left in pages:
-                yield LapsedPage(self._connection.unreadable.passed_over(documents, decoded), left)
+                yield LapsedPage(self._connection.unreadable.passed_over(documents, _approval), left)
+
+    async def expiring_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+        def due(ago: timedelta) -> Document:
+            return {**_PENDING, **reached("expiring_time", ago=ago)}
+
+        pages = self._shares.pages("expiring_approvals", self._connection.approvals, due, by="expiring_time", size=PAGE)
+        async with aclosing(pages):
+            async for documents, _ in pages:
+                yield self._connection.unreadable.passed_over(documents, _approval)
 
     async def active_sessions(self) -> int:
         with self._connection.call("active_sessions"):
@@ -155,6 +161,10 @@ class Sweeps:
         as_read = [{**keys.where(head["_id"]), "revision": head["revision"]} for head in heads]
         newest = self._connection.heads.with_options(read_concern=ReadConcern("local"))
         return len(heads) - await newest.count_documents({"$or": as_read})
+
+
+def _approval(document: Document) -> Approval:
+    return decode(Approval, document, strict=True)
 
 
 async def _turns_with(collection: Collection, match: Document, turns: Sequence[TurnKey]) -> set[TurnKey]:

@@ -260,6 +260,7 @@ class Replica:
         self.expirer = Expirer(
             store,
             expire=self.approvals.expire,
+            announce=self.approvals.announce_expiring,
             interval=JitteredInterval(POLL.total_seconds(), sources.jitter),
         )
 

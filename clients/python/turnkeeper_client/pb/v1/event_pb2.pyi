@@ -400,6 +400,7 @@ class Event(_message.Message):
     TURN_RETRIED_FIELD_NUMBER: _builtins.int
     APPROVAL_VOTED_FIELD_NUMBER: _builtins.int
     REMEMBERED_DECISION_FIELD_NUMBER: _builtins.int
+    APPROVAL_EXTENDED_FIELD_NUMBER: _builtins.int
     SESSION_CREATED_FIELD_NUMBER: _builtins.int
     SESSION_ACTIVATED_FIELD_NUMBER: _builtins.int
     SESSION_SUSPENDED_FIELD_NUMBER: _builtins.int
@@ -467,7 +468,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def approval_expiring(self) -> Global___ApprovalExpiring:
-        """Durable: an approval will expire soon. Not sent yet."""
+        """Durable: an approval will expire soon. Sent once, and not for one that has less than two minutes in all."""
 
     @_builtins.property
     def approval_expired(self) -> Global___ApprovalExpired:
@@ -516,6 +517,10 @@ class Event(_message.Message):
     @_builtins.property
     def remembered_decision(self) -> Global___RememberedDecision:
         """Durable: a decision is remembered for later calls of the session, or was revoked."""
+
+    @_builtins.property
+    def approval_extended(self) -> Global___ApprovalExtended:
+        """Durable: there is more time to decide an approval."""
 
     @_builtins.property
     def session_created(self) -> Global___SessionCreated:
@@ -593,6 +598,7 @@ class Event(_message.Message):
         turn_retried: Global___TurnRetried | None = ...,
         approval_voted: Global___ApprovalVoted | None = ...,
         remembered_decision: Global___RememberedDecision | None = ...,
+        approval_extended: Global___ApprovalExtended | None = ...,
         session_created: Global___SessionCreated | None = ...,
         session_activated: Global___SessionActivated | None = ...,
         session_suspended: Global___SessionSuspended | None = ...,
@@ -605,11 +611,11 @@ class Event(_message.Message):
         content_delta: Global___ContentDelta | None = ...,
         tool_progress: Global___ToolProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_extended", b"approval_extended", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_extended", b"approval_extended", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "approval_voted", "remembered_decision", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "approval_voted", "remembered_decision", "approval_extended", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -1299,14 +1305,17 @@ Global___RememberedDecision: _TypeAlias = RememberedDecision  # noqa: Y015
 
 @_typing.final
 class ApprovalExpiring(_message.Message):
-    """An approval will expire soon."""
+    """An approval will expire soon: a tenth of its first time to decide is left, but at least 60 s."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval."""
+    tool_call_id: _builtins.str
+    """The call it is about."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it will expire."""
@@ -1316,14 +1325,61 @@ class ApprovalExpiring(_message.Message):
         *,
         approval_id: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        tool_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "expire_time", b"expire_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "expire_time", b"expire_time", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApprovalExpiring: _TypeAlias = ApprovalExpiring  # noqa: Y015
+
+@_typing.final
+class ApprovalExtended(_message.Message):
+    """There is more time to decide an approval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    EXTENDED_BY_FIELD_NUMBER: _builtins.int
+    EXTENDED_THROUGH_FIELD_NUMBER: _builtins.int
+    approval_id: _builtins.str
+    """The approval."""
+    tool_call_id: _builtins.str
+    """The call it is about."""
+    extended_by: _builtins.str
+    """Who extended it."""
+    extended_through: _builtins.str
+    """The delegate through which that principal acted; empty without one."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """The time to decide in all, from the request on; that of a suspended session does not count."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it will expire; unset while the session is suspended."""
+
+    def __init__(
+        self,
+        *,
+        approval_id: _builtins.str = ...,
+        tool_call_id: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        extended_by: _builtins.str = ...,
+        extended_through: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "expire_time", b"expire_time", "extended_by", b"extended_by", "extended_through", b"extended_through", "tool_call_id", b"tool_call_id", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalExtended: _TypeAlias = ApprovalExtended  # noqa: Y015
 
 @_typing.final
 class ApprovalExpired(_message.Message):

@@ -1,0 +1,97 @@
+"""Decisions on the time of pending approvals: the warning before their end, and more time."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from turnkeeper.domain import votes
+from turnkeeper.domain.approval import Answer, Approval
+from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
+from turnkeeper.domain.audit import AuditRecord
+from turnkeeper.engine.rules.approvals import expire_lapsed
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+
+EXTEND_APPROVAL: Final = "extend_approval"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """A request for more time."""
+
+    ttl: timedelta
+    """The time to decide in all."""
+    decider: Answer
+    """Who asks for it: one who may decide. What the answer decides does not count."""
+
+
+def extend(uow: UnitOfWork, approval_id: str, extension: Extension) -> Approval | None:
+    """Stores that there is more time to decide an approval. Returns the approval, the same if it has that time already.
+
+    If its time is over by the database's clock it expires instead, and is returned as EXPIRED. Returns None, with
+    nothing changed, if it is no longer PENDING. Raises InvalidRequest for a time that it cannot have, PermissionDenied
+    if the person may not decide it.
+    """
+    expired = {approval.id: approval for approval in expire_lapsed(uow)}
+    if approval_id in expired:
+        return expired[approval_id]
+    approval = next((pending for pending in uow.approvals if pending.id == approval_id), None)
+    if approval is None:
+        return None
+    votes.check_eligible(approval, extension.decider, causers=uow.turn.causers)
+    longer = approval.extended_to(extension.ttl)
+    if longer is approval:
+        return approval
+    longer = replace(longer, extension_sequence=uow.next_sequence)
+    uow.put_approval(longer, lapsed=False)
+    uow.audit.append(_record_of(longer, extension, at=uow.at))
+    uow.append(
+        ApprovalExtended(
+            approval_id=longer.id,
+            tool_call_id=longer.tool_call_id,
+            ttl=extension.ttl,
+            expire_time=longer.expire_time if longer.time_left is None else None,
+            extended_by=extension.decider.by,
+            extended_through=extension.decider.through,
+        ),
+        turn=uow.turn,
+    )
+    return longer
+
+
+def announce_expiring(uow: UnitOfWork) -> list[Approval]:
+    """Stores `approval_expiring` for those of the turn's approvals whose warning is due. Returns them."""
+    now = uow.snapshot.head.now
+    due = [
+        approval
+        for approval in uow.approvals
+        if approval.expiring_time is not None and approval.expiring_time <= now < approval.expire_time
+    ]
+    for approval in due:
+        uow.put_approval(replace(approval, expiring_time=None, is_expiring=True), lapsed=False)
+        event = ApprovalExpiring(
+            approval_id=approval.id, tool_call_id=approval.tool_call_id, expire_time=approval.expire_time
+        )
+        uow.append(event, turn=uow.turn)
+    return due
+
+
+def _record_of(approval: Approval, extension: Extension, *, at: datetime) -> AuditRecord:
+    """Returns what goes on record of more time for an approval, as the approval is after it."""
+    return AuditRecord(
+        tenant=approval.tenant,
+        id="",
+        session_id=approval.session_id,
+        sequence=approval.extension_sequence,
+        at=at,
+        action=EXTEND_APPROVAL,
+        target=approval.id,
+        outcome=approval.state.value,
+        origin=extension.decider.origin,
+        details={
+            "extended_by": extension.decider.by,
+            "ttl_seconds": f"{extension.ttl.total_seconds():g}",
+            "turn_id": approval.turn_id,
+            "tool_call_id": approval.tool_call_id,
+            "tool": approval.tool,
+        },
+    )
