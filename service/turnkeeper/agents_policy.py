@@ -17,7 +17,7 @@ _CLASSES: Final = (ToolClass.READ_ONLY, ToolClass.IDEMPOTENT, ToolClass.IRREVERS
 _APPROVE_KEYS: Final = frozenset(
     {"groups", "principals", "k", "exclude_requester", "veto", "reject_at", "ttl", "direct", "remember"}
 )
-
+_PEOPLE: Final = ("groups", "principals")
 _SWITCHES: Final = ("exclude_requester", "veto", "direct", "remember")
 
 
@@ -84,15 +84,13 @@ def _ttl(table: AgentsTable, approve: AgentsTable) -> Mapping[str, timedelta]:
 
 
 def _approvers(table: AgentsTable) -> Approvers:
-    switches = {
-        key: table.switch(key) for key in ("exclude_requester", "veto", "direct", "remember") if key in table.entry
-    }
+    switches = {key: table.switch(key) for key in _SWITCHES if key in table.entry}
     counts = {key: table.count(key) for key in ("k", "reject_at") if key in table.entry}
     if "reject_at" in counts and switches.get("veto", True):
         table.refuse("reject_at", "needs veto = false: otherwise one rejection ends the approval")
-    values: dict[str, Any] = {**switches, **counts}
-    return Approvers(
-        groups=frozenset(table.strings("groups", "names of groups")),
-        principals=frozenset(table.strings("principals", "names of principals")),
-        **values,
-    )
+    people = {key: frozenset(table.strings(key, f"names of {key}")) for key in _PEOPLE if key in table.entry}
+    for key, names in people.items():
+        if not names:
+            table.refuse(key, "names nobody: leave it out, and any approver may decide")
+    values: dict[str, Any] = {**people, **switches, **counts}
+    return Approvers(**values)

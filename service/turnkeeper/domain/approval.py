@@ -67,6 +67,8 @@ class Mandate:
     person: str
     groups: frozenset[str] = frozenset()
     """Of that person."""
+    through: str = ""
+    """The delegate that delegated it on behalf of the person; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,3 +16,5 @@ class Delegation:
     until: datetime
     """Compared with the store's clock."""
     create_time: datetime
+    through: str = ""
+    """The delegate that made the call on behalf of the person; empty without one."""

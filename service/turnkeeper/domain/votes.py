@@ -44,7 +44,7 @@ class Ineligible(StrEnum):
     NOT_NAMED = "not_named"
     """The rule names others."""
     DELEGATE = "delegate"
-    """The rule asks for the person's own call, and a delegate made it."""
+    """The rule asks for the person's own call, and a delegate made it: the vote's, or that which lent the authority."""
 
 
 _REASONS: Final[Mapping[Ineligible, str]] = {
@@ -154,16 +154,19 @@ def _authority(approval: Approval, answer: Answer, causers: frozenset[str]) -> s
     excluded = causers if approval.approvers.exclude_requester else frozenset[str]()
     if answer.by in excluded:
         raise _ineligible(approval, Ineligible.REQUESTER)
-    if approval.approvers.direct and answer.through:
+    approvers = approval.approvers
+    if approvers.direct and answer.through:
         raise _ineligible(approval, Ineligible.DELEGATE)
     own = Mandate(person=answer.by, groups=answer.groups)
     lent = [mandate for mandate in answer.mandates if mandate.person not in excluded]
-    approvers = approval.approvers
-    named = [mandate.person for mandate in (own, *lent) if approvers.name(mandate.person, mandate.groups)]
+    named = [mandate for mandate in (own, *lent) if approvers.name(mandate.person, mandate.groups)]
     if not named:
         raise _ineligible(approval, Ineligible.NOT_NAMED)
-    free = (person for person in named if not _overlapping(approval, answer, person))
-    return next(free, named[0])
+    taken = [mandate.person for mandate in named if not (approvers.direct and mandate.through)]
+    if not taken:
+        raise _ineligible(approval, Ineligible.DELEGATE)
+    free = (person for person in taken if not _overlapping(approval, answer, person))
+    return next(free, taken[0])
 
 
 def _overlapping(approval: Approval, answer: Answer, authority: str) -> list[Vote]:

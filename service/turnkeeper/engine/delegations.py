@@ -55,7 +55,12 @@ class Delegations:
         if len(others) >= MOST_GIVEN:
             raise QuotaExceeded(f"You have delegated to {MOST_GIVEN} others; revoke a delegation first.")
         delegation = Delegation(
-            tenant=caller.tenant, person=caller.principal, delegate=delegate, until=until, create_time=now
+            tenant=caller.tenant,
+            person=caller.principal,
+            delegate=delegate,
+            until=until,
+            create_time=now,
+            through=caller.through,
         )
         await self._store.put_delegation(
             delegation, self._record(delegation, "delegate_approvals", outcome="DELEGATED", origin=origin)
@@ -83,10 +88,10 @@ class Delegations:
         if not caller.is_identified:
             return ()
         lent = await self._store.delegations(caller.tenant, delegate=caller.principal, limit=MOST_RECEIVED)
-        persons = (self._principals.person(caller.tenant, delegation.person) for delegation in lent)
+        persons = ((self._principals.person(caller.tenant, one.person), one.through) for one in lent)
         return tuple(
-            Mandate(person=person.principal, groups=person.groups)
-            for person in persons
+            Mandate(person=person.principal, groups=person.groups, through=through)
+            for person, through in persons
             if person is not None and AccessRole.APPROVER in person.roles
         )
 

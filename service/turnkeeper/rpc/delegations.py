@@ -1,13 +1,11 @@
 """The RPCs about delegations of authority, as a part of ApprovalService."""
 
-from datetime import UTC
-
 from turnkeeper.domain.delegation import Delegation
 from turnkeeper.engine.delegations import Delegations
 from turnkeeper.errors import PermissionDenied
 from turnkeeper.identity.caller import AccessRole
 from turnkeeper.pb.v1 import approval_pb2
-from turnkeeper.rpc import codec
+from turnkeeper.rpc import codec, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.origins import origin_of
@@ -26,7 +24,7 @@ class DelegationMethods:
         delegation = await self._delegations.delegate(
             caller_of(context),
             request.principal,
-            until=request.until.ToDatetime(tzinfo=UTC),
+            until=validation.time(request, "until"),
             origin=origin_of(context),
         )
         return approval_pb2.DelegateApprovalsResponse(delegation=_view(delegation))

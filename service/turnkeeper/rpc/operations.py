@@ -86,7 +86,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         denial = await self._operations.deny_tool(
             _acting(request.tenant, context).tenant,
             request.pattern,
-            until=_time(request, "until"),
+            until=validation.optional_time(request, "until"),
             reason=request.reason,
             origin=origin_of(context),
         )
@@ -124,16 +124,6 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
 def _acting(tenant: str, context: Context) -> Caller:
     """Returns the caller in the tenant that the request names. Raises PermissionDenied if that may not be."""
     return caller_of(context).in_tenant(tenant)
-
-
-def _time(request: operator_pb2.DenyToolRequest, field: str) -> datetime | None:
-    """Returns the time in this field; None if it is unset. Raises InvalidRequest for one that no calendar has."""
-    if not request.HasField("until"):
-        return None
-    try:
-        return request.until.ToDatetime(tzinfo=UTC)
-    except (OverflowError, ValueError):
-        validation.refuse({field: "must be a time between the years 1 and 9999"})
 
 
 def _filter_of(filter_: operator_pb2.TurnFilter, *, now: datetime) -> TurnFilter:

@@ -1,9 +1,6 @@
 """SessionService: each method decodes the request, calls the engine, and encodes the response."""
 
 from collections.abc import AsyncIterator, Iterable
-from datetime import UTC, datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.history import HistoryEntry
@@ -295,21 +292,11 @@ def _session_filter(request: session_pb2.ListSessionsRequest, caller: Caller) ->
         agent=request.agent,
         owner=owner,
         labels=tuple(sorted(request.labels.items())),
-        created_after=_time(request, "created_after"),
-        created_before=_time(request, "created_before"),
+        created_after=validation.optional_time(request, "created_after"),
+        created_before=validation.optional_time(request, "created_before"),
         newest_first=request.order_by in ("", "create_time desc")
         or validation.is_descending(request.order_by, "create_time"),
     )
-
-
-def _time(request: session_pb2.ListSessionsRequest, field: str) -> datetime | None:
-    if not request.HasField(field):  # type: ignore[arg-type]  # one of its fields
-        return None
-    value: Timestamp = getattr(request, field)
-    try:
-        return value.ToDatetime(tzinfo=UTC)
-    except ValueError:
-        validation.refuse({field: "is not a time between the years 1 and 9999"})
 
 
 def _name(state: session_pb2.SessionState.ValueType) -> str:

@@ -6,11 +6,13 @@ The rules are compiled once, when this module is imported. The reference is made
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnkeeper.errors import InvalidRequest, NotImplementedYet
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, rules_pb2, session_pb2
@@ -114,6 +116,20 @@ def refuse(problems: Mapping[str, str]) -> NoReturn:
     """Raises InvalidRequest with these fields."""
     text = "; ".join(f"{path} {problem}" for path, problem in problems.items())
     raise InvalidRequest(f"The request is not valid: {text}.", fields=problems)
+
+
+def time(request: Message, field: str) -> datetime:
+    """Returns the time in this field. Refuses what is not a time."""
+    value: Timestamp = getattr(request, field)
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except ValueError:
+        refuse({field: "is not a time between the years 1 and 9999"})
+
+
+def optional_time(request: Message, field: str) -> datetime | None:
+    """Returns the time in this field, or None if it is unset. Refuses what is not a time."""
+    return time(request, field) if request.HasField(field) else None
 
 
 def is_descending(order_by: str, field: str) -> bool:

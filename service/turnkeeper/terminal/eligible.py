@@ -1,4 +1,4 @@
-"""Warns of rules that need more people than the principals file has, and of names that it does not have."""
+"""Warns of rules that need more people than the principals file has."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,28 +10,23 @@ from turnkeeper.identity.principals import Table
 
 
 def warnings(agents: Mapping[str, Agent], table: Table) -> list[str]:
-    """Returns a sentence for each rule that cannot be met in a tenant; those of a rule that is met nowhere once."""
-    tenants = sorted({tenant for tenant, _ in table.persons})
+    """Returns a sentence for each rule and each tenant in which the rule cannot be met."""
+    approvers: dict[str, list[Caller]] = {}
+    for (tenant, _), person in table.persons.items():
+        approvers.setdefault(tenant, []).extend([person] if AccessRole.APPROVER in person.roles else [])
     return [
         f"{name}, rule {rule.title}: {problem}"
         for name, agent in agents.items()
         for rule in agent.policy
         if rule.action is PolicyAction.APPROVE
-        for problem in _problems(rule, table, tenants)
+        for problem in _problems(rule, approvers)
     ]
 
 
-def _problems(rule: PolicyRule, table: Table, tenants: list[str]) -> Iterator[str]:
+def _problems(rule: PolicyRule, approvers: Mapping[str, list[Caller]]) -> Iterator[str]:
+    """Yields a sentence for each tenant with too few. `approvers`: those with the role, by tenant."""
     needed = max(rule.approvers.k, rule.approvers.reject_at)
-    eligible = {tenant: sum(_may_decide(rule, person) for person in _persons(table, tenant)) for tenant in tenants}
-    for tenant, count in eligible.items():
+    for tenant, people in sorted(approvers.items()):
+        count = sum(rule.approvers.name(person.principal, person.groups) for person in people)
         if count < needed:
             yield f"needs {needed} persons, and {count} with the role approver are eligible in tenant {tenant}"
-
-
-def _persons(table: Table, tenant: str) -> Iterator[Caller]:
-    return (person for (of, _), person in table.persons.items() if of == tenant)
-
-
-def _may_decide(rule: PolicyRule, person: Caller) -> bool:
-    return AccessRole.APPROVER in person.roles and rule.approvers.name(person.principal, person.groups)

@@ -173,3 +173,27 @@ async def test_without_a_veto_an_approval_can_be_taken_back_and_two_rejections_e
     assert refusal.details.metadata["why"] == "delegate"
     assert (await harness.decide(eve, approval)).approval.state == PENDING
     assert (await harness.decide(vic, approval, approve=False)).approval.state == approval_pb2.APPROVAL_STATE_REJECTED
+
+
+async def test_what_a_delegate_lends_on_behalf_of_a_person_is_not_the_persons_own_call(served: Served) -> None:
+    for_eve, sue = await served.as_("portal", turnkeeper_on_behalf_of="eve"), await served.as_("sue")
+    approval = await served.pending("lent-through", agent="direct")
+    await delegate(for_eve, "sue")
+    listed = await sue.approvals.ListApprovalDelegations(approval_pb2.ListApprovalDelegationsRequest())
+    assert [(lent.person, lent.through) for lent in listed.delegations] == [("eve", "portal")]
+    with refused("PERMISSION_DENIED") as refusal:
+        await harness.decide(sue, approval)
+    assert refusal.details.metadata["why"] == "delegate"
+    await delegate(await served.as_("eve"), "sue")
+    assert (await harness.decide(sue, approval)).approval.state == APPROVED
+    request = approval_pb2.RevokeApprovalDelegationRequest(principal="sue")
+    assert (await (await served.as_("eve")).approvals.RevokeApprovalDelegation(request)).revoked
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(2**62, 0), (-(2**62), 0), (253402300800, 0), (1, -1), (1, 2**31 - 1)])
+async def test_an_end_that_is_not_a_time_is_refused_as_one(served: Served, seconds: int, nanos: int) -> None:
+    request = approval_pb2.DelegateApprovalsRequest(principal="sue")
+    request.until.seconds, request.until.nanos = seconds, nanos
+    with refused("INVALID_REQUEST") as refusal:
+        await (await served.as_("eve")).approvals.DelegateApprovals(request)
+    assert list(refusal.details.fields) == ["until"]

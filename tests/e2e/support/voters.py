@@ -41,6 +41,15 @@ veto = false
 direct = true
 
 [[agent]]
+name = "direct"
+tools = ["act"]
+[[agent.policy]]
+tool = "act"
+[agent.policy.approve]
+groups = ["finance"]
+direct = true
+
+[[agent]]
 name = "plain"
 tools = ["act"]
 """

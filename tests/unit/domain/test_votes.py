@@ -115,6 +115,17 @@ def test_a_rule_may_let_the_requester_decide_and_ask_for_the_persons_own_call() 
     assert vote(pending(direct=True, k=1), "bob").state is S.APPROVED
 
 
+def test_authority_that_a_delegate_lent_is_not_a_persons_own_where_the_rule_asks_for_that() -> None:
+    lent = Mandate(person="eve", groups=FINANCE, through="portal")
+    assert vote(pending(k=1), "sue", groups=frozenset(), mandates=(lent,)).state is S.APPROVED
+    direct = pending(k=1, direct=True)
+    with pytest.raises(PermissionDenied) as raised:
+        vote(direct, "sue", groups=frozenset(), mandates=(lent,))
+    assert raised.value.metadata["why"] == "delegate"
+    assert vote(direct, "sue", groups=frozenset(), mandates=(replace(lent, through=""),)).state is S.APPROVED
+    assert vote(direct, "bob", mandates=(lent,)).votes[0].authority == "bob"
+
+
 def test_without_names_anybody_else_decides() -> None:
     anybody = an_approval(PLACE)
     assert vote(anybody, "bob", groups=frozenset()).state is S.APPROVED

@@ -59,7 +59,8 @@ def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval
     event = ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id, replaced_by=next_id)
     uow.append(event, turn=uow.turn)
     call = next(call for call in uow.calls if call.id == approval.tool_call_id)
-    edited = replace(as_today(call, edit.spec, edit.ruling), arguments_json=edit.arguments_json)
+    # No decision on an edited call is remembered: the model asked for something else.
+    edited = replace(as_today(call, edit.spec, edit.ruling), arguments_json=edit.arguments_json, binding="")
     next_round = uow.request_approval(edited, ruling=edit.ruling, approval_id=next_id, changed=("arguments",))
     # The approver read the old approval: a call that became UNKNOWN since must be approved once more before it runs.
     requested = next(requested for requested in uow.calls if requested.id == call.id)

@@ -12,7 +12,8 @@ from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, Appro
 from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalVoted
 from turnkeeper.domain.approvers import Approvers
 from turnkeeper.domain.policy import Ruling
-from turnkeeper.domain.tool import CallState, PolicyAction, ToolOutcome, ToolResult
+from turnkeeper.domain.remembered import RememberRequest, RememberScope
+from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.rules.approval_edits import Edit
 from turnkeeper.engine.rules.approvals import decide, decide_with_edit
@@ -92,6 +93,22 @@ def test_an_edit_opens_a_round_by_the_rule_that_now_speaks_and_voids_the_votes_b
     alone = decide_with_edit(uow, approval.id, answer("eve"), free)
     assert alone is not None
     assert alone.state is ApprovalState.APPROVED, "what would run by itself takes one person"
+
+
+def test_no_decision_on_an_edited_call_is_remembered_though_its_author_took_the_vote_back() -> None:
+    lenient = replace(TWO, veto=False)
+    uow, approval = waiting(binding="bound")
+    ruling = Ruling(action=PolicyAction.APPROVE, approvers=lenient)
+    edit = Edit(arguments_json="{}", spec=replace(SPEC, tool_class=ToolClass.IDEMPOTENT), ruling=ruling)
+    edited = decide_with_edit(uow, approval.id, answer("eve"), edit)
+    assert edited is not None
+    decide(uow, edited.id, answer("eve", ApprovalDecision.REJECT, arguments_hash=edited.arguments_hash))
+    wish = RememberRequest(scope=RememberScope.TOOL, time=timedelta(minutes=1), uses=1)
+    decide(uow, edited.id, answer("bob", arguments_hash=edited.arguments_hash, remember=wish))
+    voted = decide(uow, edited.id, answer("joe", arguments_hash=edited.arguments_hash, remember=wish))
+    assert voted is not None
+    assert voted.state is ApprovalState.APPROVED
+    assert uow.session.remembered == ()
 
 
 def test_whoever_edits_must_be_eligible_in_the_round_before_and_in_the_new_one() -> None:

@@ -811,10 +811,13 @@ class ApprovalDelegation(_message.Message):
     DELEGATE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    THROUGH_FIELD_NUMBER: _builtins.int
     person: _builtins.str
     """Who delegates."""
     delegate: _builtins.str
     """Who votes with that authority; needs the role approver at each vote."""
+    through: _builtins.str
+    """The delegate that gave it on behalf of the person; empty without one. It does not count where a rule has `direct`."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
         """When it ends, by the database's clock."""
@@ -830,10 +833,11 @@ class ApprovalDelegation(_message.Message):
         delegate: _builtins.str = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delegate", b"delegate", "person", b"person", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delegate", b"delegate", "person", b"person", "through", b"through", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
