@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 
 from turnkeeper.domain import json_text
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
@@ -149,7 +150,7 @@ class ApprovalService(BatchMethods, DelegationMethods, RememberedMethods, approv
             arguments_hash="",
             origin=origin_of(context),
         )
-        extension = Extension(ttl=request.ttl.ToTimedelta(), decider=decider)
+        extension = Extension(ttl=_ttl(request), decider=decider)
         approval = await self._approvals.extend(request.approval_id, extension, tenant=caller.tenant)
         sequence = approval.extension_sequence
         return approval_pb2.ExtendApprovalResponse(
@@ -157,6 +158,14 @@ class ApprovalService(BatchMethods, DelegationMethods, RememberedMethods, approv
             sequence=sequence,
             cursor=cursor.before(sequence, key=approval.session_key) if sequence else "",
         )
+
+
+def _ttl(request: approval_pb2.ExtendApprovalRequest) -> timedelta:
+    """Returns the time that the request asks for. Raises InvalidRequest for a duration that is none."""
+    try:
+        return request.ttl.ToTimedelta()
+    except (OverflowError, ValueError):
+        validation.refuse({"ttl": "is not a duration"})
 
 
 def _answer(request: approval_pb2.DecideApprovalRequest, caller: Caller) -> Answer:
