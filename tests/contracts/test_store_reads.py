@@ -11,6 +11,7 @@ import pytest
 from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import a_changeset, begin, committed, head_of, make_due
+from tests.contracts.test_store_votes import a_vote
 from turnkeeper.domain.approval import NEVER, Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnState
@@ -136,7 +137,7 @@ async def test_turns_come_newest_first(store: Store) -> None:
 
 async def _approvals(store: Store) -> list[Approval]:
     changes: list[dict[str, Any]] = [
-        {"tool": "mail", "requester": "anna"},
+        {"tool": "mail", "requester": "anna", "votes": (a_vote("bob"),)},
         {"kind": ApprovalKind.OUTCOME, "agent": "scout", "expire_time": NOON},
         {"state": ApprovalState.REJECTED, "tool": "mail", "decided_by": "bob"},
         {"state": ApprovalState.EXPIRED, "expire_time": NEVER},
@@ -178,7 +179,7 @@ async def test_approvals_are_filtered(store: Store) -> None:
     assert await ids(tool="mail", states=(ApprovalState.PENDING,)) == "d"
     assert await ids(session_id=stored[3].session_id) == "a"
     assert await ids(requester="anna") == "d"
-    assert await ids(decided_by="bob") == "c"
+    assert await ids(voter="bob") == "dc"
     assert await ids(agent="scout") == "b"
     assert await ids(seen_by="anna") == await ids(seen_by="anna", requester="anna") == "d"
     assert await ids(seen_by="anna", requester="ada") == ""
@@ -198,7 +199,7 @@ async def test_a_filter_matches_in_memory_what_the_store_selects(store: Store) -
         "agent": ("scout", AGENT.name),
         "requester": ("anna", "ada"),
         "seen_by": ("anna", "ada"),
-        "decided_by": ("bob",),
+        "voter": ("bob",),
         "expire_before": (stored[1].expire_time, stored[0].expire_time, datetime.max.replace(tzinfo=UTC)),
     }
     single = [{name: value} for name, given in values.items() for value in given]

@@ -16,7 +16,7 @@ class AccessRole(StrEnum):
     CALLER = "caller"
     """Uses the sessions that it owns."""
     APPROVER = "approver"
-    """Decides approvals, and reads their sessions while they are open or once it has decided one."""
+    """Decides approvals, and reads their sessions while they are open or once it has voted on one."""
     OPERATOR = "operator"
     """Manages all sessions of its tenant."""
     AUDITOR = "auditor"

@@ -51,12 +51,12 @@ class VisibleSessions:
                     await self.get(caller, session_id)
 
     async def _is_approver_of(self, caller: Caller, key: SessionKey) -> bool:
-        """Returns True if the caller may decide an open approval of the session, or has decided one."""
+        """Returns True if the caller may decide an open approval of the session, or has voted on one."""
         if AccessRole.APPROVER not in caller.roles:
             return False
         for condition in (
             ApprovalFilter(session_id=key.session_id, states=(ApprovalState.PENDING,)),
-            ApprovalFilter(session_id=key.session_id, decided_by=caller.principal),
+            ApprovalFilter(session_id=key.session_id, voter=caller.principal),
         ):
             if await self._approvals.approvals(key.tenant, condition, limit=1, after=None):
                 return True

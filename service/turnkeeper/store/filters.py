@@ -37,7 +37,8 @@ class ApprovalFilter:
     requester: str = ""
     seen_by: str = ""
     """The requester whose approvals alone the caller may see."""
-    decided_by: str = ""
+    voter: str = ""
+    """Who has voted, or decided it in a version without votes."""
     decidable_by: Decider | None = None
     """Only those that wait for this person's decision."""
     expire_before: datetime | None = None
@@ -72,7 +73,7 @@ class ApprovalFilter:
         return (
             self.concerns(approval)
             and (not self.states or approval.state in self.states)
-            and self.decided_by in ("", approval.decided_by)
+            and self.voter in ("", approval.decided_by, *(vote.person for vote in approval.votes))
             and (self.decidable_by is None or self.decidable_by.has_to_decide(approval))
             and (self.latest is None or approval.expire_time < self.latest)
         )

@@ -9,7 +9,7 @@ from tests import harness
 from tests.e2e.support.voters import APPROVE, APPROVED, PENDING, Served, delegate, serving_voters
 from tests.status_details import refused
 from tests.test_tools import ToolControl
-from turnkeeper.pb.v1 import approval_pb2
+from turnkeeper.pb.v1 import approval_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -36,6 +36,10 @@ async def test_two_persons_decide_and_each_vote_is_an_event_and_a_record(
     assert (second.approval.state, second.approval.decided_by, second.approval.needed) == (APPROVED, "eve", 0)
     await harness.wait_for_turn(anna, "two", approval.turn_id)
     assert len(tool_control.effects("two")) == 1
+    read = session_pb2.GetSessionRequest(session_id="two")
+    assert (await bob.sessions.GetSession(read)).session.session_id == "two", "who has voted reads on"
+    with refused("SESSION_NOT_FOUND"):
+        await (await served.as_("vic")).sessions.GetSession(read)
     assert (await harness.decide(bob, approval)).sequence == first.sequence
     assert (await harness.decide(eve, approval)).sequence == second.sequence
     voted, voted_again, decided = await served.events("two", "approval_voted", "approval_decided")

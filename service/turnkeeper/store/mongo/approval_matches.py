@@ -9,7 +9,7 @@ from turnkeeper.store.mongo.client import Document
 
 DECIDERS: Final = "deciders"
 """The field with `decider.keys_of`. An approval of an older version lacks it: any approver may decide it."""
-_FIELDS: Final = ("kind", "session_id", "tool", "agent", "requester", "decided_by")
+_FIELDS: Final = ("kind", "session_id", "tool", "agent", "requester")
 """The fields that an ApprovalFilter compares as they are."""
 _PENDING: Final = {"state": ApprovalState.PENDING.value}
 
@@ -34,6 +34,9 @@ def matching_approvals(tenant: str, where: ApprovalFilter) -> Document:
     if where.decidable_by is not None:
         may_wait = not where.states or ApprovalState.PENDING in where.states
         match |= {**_PENDING, **_waiting_for(where.decidable_by)} if may_wait else {"state": {"$in": []}}
+    if where.voter:
+        voted = {"$or": [{"votes.person": where.voter}, {"decided_by": where.voter}]}
+        match["$and"] = [*match.get("$and", []), voted]
     return match
 
 

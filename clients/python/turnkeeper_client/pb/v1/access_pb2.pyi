@@ -32,7 +32,7 @@ class _AccessRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessRole
     ACCESS_ROLE_CALLER: _AccessRole.ValueType  # 1
     """Uses the sessions that it owns."""
     ACCESS_ROLE_APPROVER: _AccessRole.ValueType  # 2
-    """Decides approvals, and reads their sessions while they are open or once it has decided one."""
+    """Decides approvals, and reads their sessions while they are open or once it has voted on one."""
     ACCESS_ROLE_OPERATOR: _AccessRole.ValueType  # 3
     """Manages all sessions of its tenant."""
     ACCESS_ROLE_AUDITOR: _AccessRole.ValueType  # 4
@@ -52,7 +52,7 @@ ACCESS_ROLE_UNSPECIFIED: AccessRole.ValueType  # 0
 ACCESS_ROLE_CALLER: AccessRole.ValueType  # 1
 """Uses the sessions that it owns."""
 ACCESS_ROLE_APPROVER: AccessRole.ValueType  # 2
-"""Decides approvals, and reads their sessions while they are open or once it has decided one."""
+"""Decides approvals, and reads their sessions while they are open or once it has voted on one."""
 ACCESS_ROLE_OPERATOR: AccessRole.ValueType  # 3
 """Manages all sessions of its tenant."""
 ACCESS_ROLE_AUDITOR: AccessRole.ValueType  # 4
