@@ -206,6 +206,8 @@ class Approval(BelongsToSession):
     description_hash: str = ""
     model_words: str = ""
     """What the model wrote with the call: its first MODEL_WORDS characters."""
+    untrusted: bool = False
+    """True if the model had read what an untrusted tool returned when it requested the call."""
     changed: tuple[str, ...] = ()
     """What is other than in the round before; empty in the first one."""
     time_left: timedelta | None = None

@@ -321,12 +321,13 @@ def model_text(result_json: str) -> str:
 def decision_hash(call: Call) -> str:
     """Returns one SHA-256 (hexadecimal) of everything about the call that an approval shows, but a late result.
 
-    That is source, tool, schema, description, class, arguments, the rule's name and text, the model's own words, and
-    the calls of unknown outcome. The call runs only if it is equal at proposal, decision and start (promise I14).
+    That is source, tool, schema, description, class, arguments, the rule's name and text, the model's own words, the
+    calls of unknown outcome, and whether the model had read what an untrusted tool returned. The call runs only if it
+    is equal at proposal, decision and start (promise I14).
     """
     shown = [
         *(call.source, call.tool, call.schema_hash, call.description_hash, call.tool_class.value, call.arguments_json),
-        *(call.rule, call.rule_text, call.model_words, list(call.shown)),
+        *(call.rule, call.rule_text, call.model_words, list(call.shown), call.untrusted),
     ]
     return _sha256(json.dumps(shown, ensure_ascii=False, separators=(",", ":")))
 

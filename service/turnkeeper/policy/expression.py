@@ -25,9 +25,9 @@ FUNCTIONS: Final = frozenset(
 )
 """The functions that a condition can call, beside operators and MACROS."""
 MACROS: Final = frozenset({"all", "exists", "exists_one"})
-STEPS_OF_MATCH: Final = 50
+STEPS_OF_MATCH: Final = 200
 """Steps of a `matches`, beside those for the text that it reads: the pattern is compiled each time."""
-PATTERN_SECONDS: Final = 0.001
+PATTERN_SECONDS: Final = 0.003
 """CPU time that compiling a pattern may take."""
 _REFUSED_MACROS: Final = frozenset({"map", "filter", "sortBy", "reduce"})
 _NOT_IN_MACROS: Final = frozenset({"args", "labels", "groups", "matches"})
@@ -144,7 +144,7 @@ def _check_patterns(tokens: Sequence[Token]) -> None:
 
 def _check_pattern(literal: str) -> None:
     spent = []
-    for _ in range(3):
+    for _ in range(5):
         start = time.thread_time()
         try:
             cel.evaluate(f"''.matches({literal})")

@@ -100,6 +100,7 @@ class Policy:
     def __init__(self, rules: Sequence[PolicyRule]) -> None:
         """Raises BadExpression for a condition that is refused."""
         self._rules = [(rule, compiled(rule.when) if rule.when else None) for rule in rules]
+        self._rulings = {id(rule): rule.ruling for rule, _ in self._rules}
         self._known: dict[tuple[str, ToolClass], _Covering] = {}
 
     def ruling_on(self, facts: CallFacts, *, groups: Callable[[], frozenset[str]] = frozenset) -> Ruling:
@@ -111,7 +112,8 @@ class Policy:
         shadows: list[ShadowRuling] = []
         for rule, error in self._speaking(facts, groups):
             if not rule.shadow:
-                return replace(_ruling(rule, error, facts), shadows=tuple(shadows))
+                ruling = _ruling(rule, self._rulings[id(rule)], error, facts)
+                return replace(ruling, shadows=tuple(shadows)) if shadows else ruling
             shadows.append(ShadowRuling(rule=rule.title, action=_action(rule, error), error=error))
         return replace(_completed(class_ruling(facts.spec), facts, even_untrusted=False), shadows=tuple(shadows))
 
@@ -180,8 +182,7 @@ class Policies:
         return known[1]
 
 
-def _ruling(rule: PolicyRule, error: str, facts: CallFacts) -> Ruling:
-    ruling = rule.ruling
+def _ruling(rule: PolicyRule, ruling: Ruling, error: str, facts: CallFacts) -> Ruling:
     if error:
         text = f"{rule.text}; its condition cannot be read: {error}"
         ruling = replace(ruling, action=_action(rule, error), rule_text=text, error=error)

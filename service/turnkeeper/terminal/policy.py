@@ -111,11 +111,11 @@ def _tried(
 
 def _show(output: Output, response: agent_pb2.EvaluatePolicyResponse) -> None:
     output.show((word(event_pb2.PolicyAction, response.action), "bold"), f"  {response.rule or 'no rule'}")
-    output.show(f"  {in_one_line(response.rule_text)}")
+    output.show(f"  {in_one_line(response.rule_text, longest=4_096)}")
     if response.error:
         output.show((f"  the condition ended with an error: {response.error}", "yellow"))
     if response.note:
-        output.show(f"  {in_one_line(response.note)}")
+        output.show(f"  {in_one_line(response.note, longest=4_096)}")
     for shadow in response.shadows:
         does = word(event_pb2.PolicyAction, shadow.action)
         output.show((f"  shadow rule {shadow.rule} would: {does}{f' ({shadow.error})' if shadow.error else ''}", "dim"))

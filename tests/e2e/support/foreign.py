@@ -55,8 +55,23 @@ OTHERS: Final = frozenset(
         *("agent_version", "active_turn_id", "created_through", "response_schema_json", "name", "description"),
         *("schema_json", "result_json", "tool", "arguments_hash", "model", "tools"),
         *("edited_arguments_json", "version", "instructions", "key", "value"),
-        *("data_json", "decidable_by", "requester", "if_version", "media_type", "on_behalf_of", "url"),
-        *("principal", "person", "groups", "principals", "note"),
+        *(
+            "data_json",
+            "decidable_by",
+            "requester",
+            "if_version",
+            "media_type",
+            "on_behalf_of",
+            "url",
+            "principal",
+            "person",
+            "groups",
+            "principals",
+            "note",
+            "arguments_json",
+            "pattern",
+            "when",
+        ),
         "tenant",  # of operators and auditors: only the role platform may name another
     )
 )

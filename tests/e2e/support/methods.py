@@ -115,7 +115,7 @@ METHODS = (
     Method("Operator", "UnfreezeAdmission", operator_pb2.UnfreezeAdmissionRequest(agent="é"), lists=True),
     Method("Operator", "ListFreezes", operator_pb2.ListFreezesRequest(tenant="é"), lists=True),
     Method("Operator", "DenyTool", operator_pb2.DenyToolRequest(pattern="not_there", reason="é")),
-    Method("Operator", "AllowTool", operator_pb2.AllowToolRequest(pattern="not_there"), lists=True),
+    Method("Operator", "AllowTool", operator_pb2.AllowToolRequest(pattern="not_there")),
     Method("Operator", "ListDeniedTools", operator_pb2.ListDeniedToolsRequest(), lists=True),
     Method("Operator", "ListReplicas", operator_pb2.ListReplicasRequest(), lists=True),
     Method("Audit", "ExportAudit", audit_pb2.ExportAuditRequest(tenant="é"), streams=True, lists=True),

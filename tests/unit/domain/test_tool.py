@@ -130,6 +130,7 @@ CALL = a_call(PLACE, source="python", schema_hash="s", description_hash="d", mod
         {"model_words": "I send it twice."},
         {"shown": ("c1", "c2")},
         {"shown": ("c1c2",)},
+        {"untrusted": True},
     ],
     ids=lambda change: next(iter(change)),
 )

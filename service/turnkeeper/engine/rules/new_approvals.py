@@ -41,6 +41,7 @@ def new_approval(call: Call, turn: Turn, *, approval_id: str, at: datetime, now:
         schema_hash=call.schema_hash,
         description_hash=call.description_hash,
         model_words=call.model_words,
+        untrusted=call.untrusted,
         late_result_json=late_result_json,
         causers=turn.caused_by,
         ttl=call.ttl,

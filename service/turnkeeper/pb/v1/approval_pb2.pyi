@@ -104,6 +104,7 @@ class Approval(_message.Message):
     DESCRIPTION_HASH_FIELD_NUMBER: _builtins.int
     MODEL_WORDS_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
+    UNTRUSTED_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -128,8 +129,8 @@ class Approval(_message.Message):
     """
     arguments_hash: _builtins.str
     """What a decision must name: one hash of all that is shown here about the call, not of the arguments alone. It covers
-    source, tool, schema, description, class, arguments, the rule's name and text, the model's words, the unknown calls
-    and the late result.
+    source, tool, schema, description, class, arguments, the rule's name and text, the model's words, `untrusted`, the
+    unknown calls and the late result.
     """
     requester: _builtins.str
     """The principal whose turn asks."""
@@ -168,6 +169,8 @@ class Approval(_message.Message):
     """SHA-256 of the tool's description as it was when this was asked; hex."""
     model_words: _builtins.str
     """What the model wrote with the call: the first 2,000 characters."""
+    untrusted: _builtins.bool
+    """When the model requested the call, it had read what an untrusted tool returned."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -264,10 +267,11 @@ class Approval(_message.Message):
         description_hash: _builtins.str = ...,
         model_words: _builtins.str = ...,
         changed: _abc.Iterable[_builtins.str] | None = ...,
+        untrusted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time", "longest_ttl", b"longest_ttl", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "changed", b"changed", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "description_hash", b"description_hash", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "longest_ttl", b"longest_ttl", "mixed_script_words", b"mixed_script_words", "model_words", b"model_words", "needed", b"needed", "note", b"note", "reason", b"reason", "remembered_from", b"remembered_from", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "schema_hash", b"schema_hash", "session_id", b"session_id", "source", b"source", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "ttl", b"ttl", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approvers", b"approvers", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "changed", b"changed", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "description_hash", b"description_hash", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "longest_ttl", b"longest_ttl", "mixed_script_words", b"mixed_script_words", "model_words", b"model_words", "needed", b"needed", "note", b"note", "reason", b"reason", "remembered_from", b"remembered_from", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "rule", b"rule", "rule_text", b"rule_text", "schema_hash", b"schema_hash", "session_id", b"session_id", "source", b"source", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "ttl", b"ttl", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids", "untrusted", b"untrusted", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
