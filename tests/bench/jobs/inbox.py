@@ -20,6 +20,8 @@ WATCH = "/turnkeeper.v1.ApprovalService/WatchApprovals"
 OTHER = "other"
 """The agent of the watchers that no change concerns."""
 PATIENCE = 60.0
+OPENED_AT_ONCE = 32
+"""More at once are more than a replica admits."""
 
 
 class Inbox:
@@ -48,12 +50,24 @@ async def open_inboxes(channels: Channels, *, address: str, agents: Mapping[str,
     opened: list[Any] = await channels.to(address)
     for agent, count in agents.items():
         request = approval_pb2.WatchApprovalsRequest(agent=agent).SerializeToString()
-        for number in range(count):
-            inbox = Inbox(opened[number % len(opened)].unary_stream(WATCH)(request))
-            _open[inbox] = asyncio.create_task(inbox.run())
-    async with asyncio.timeout(PATIENCE):
-        for inbox in _open:
-            await inbox.caught_up.wait()
+        for first in range(0, count, OPENED_AT_ONCE):
+            inboxes = [
+                Inbox(opened[number % len(opened)].unary_stream(WATCH)(request))
+                for number in range(first, min(count, first + OPENED_AT_ONCE))
+            ]
+            _open.update((inbox, asyncio.create_task(inbox.run())) for inbox in inboxes)
+            async with asyncio.timeout(PATIENCE):
+                for inbox in inboxes:
+                    await _caught_up(inbox)
+
+
+async def _caught_up(inbox: Inbox) -> None:
+    """Waits for the end of the stream's snapshot. Raises Invalid if the stream has ended before."""
+    waiting = asyncio.create_task(inbox.caught_up.wait())
+    await asyncio.wait((waiting, _open[inbox]), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if _open[inbox].done():
+        raise Invalid(f"a watcher's stream ended: {await inbox.call.code()} {await inbox.call.details()}")
 
 
 async def end_inboxes(_channels: Channels) -> None:
