@@ -6,13 +6,13 @@ arguments hold. docs/decisions/0091
 """
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from turnkeeper.policy import cel_extension as cel
+from turnkeeper.policy import pattern_cost
 
 MAX_BYTES: Final = 1024
 """Bytes of an expression, at most."""
@@ -25,10 +25,8 @@ FUNCTIONS: Final = frozenset(
 )
 """The functions that a condition can call, beside operators and MACROS."""
 MACROS: Final = frozenset({"all", "exists", "exists_one"})
-STEPS_OF_MATCH: Final = 200
-"""Steps of a `matches`, beside those for the text that it reads: the pattern is compiled each time."""
-PATTERN_SECONDS: Final = 0.003
-"""CPU time that compiling a pattern may take."""
+MAX_PATTERN_STEPS: Final = 3_000
+"""Steps that compiling a pattern may take: it is compiled each time that it is read."""
 _REFUSED_MACROS: Final = frozenset({"map", "filter", "sortBy", "reduce"})
 _NOT_IN_MACROS: Final = frozenset({"args", "labels", "groups", "matches"})
 _TOKEN: Final = re.compile(
@@ -51,22 +49,33 @@ class Token:
     text: str
 
 
+class Cost(NamedTuple):
+    """What evaluating conditions costs, beside the arguments that they are evaluated on."""
+
+    steps: int = 0
+    """Those of any arguments: compiling the patterns."""
+    references: int = 0
+    """How often the arguments or the labels are named: each time they may be copied."""
+    macros: int = 0
+    matches: int = 0
+
+    def on(self, *, nodes: int, size: int) -> int:
+        """Returns the steps for arguments with so many nodes, whose texts have `size` characters: about 0.5 µs each."""
+        return self.steps + self.references * (1 + nodes // 10) + self.macros * nodes + self.matches * (1 + size // 50)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Returns what all of them cost together."""
+    return Cost(*(sum(parts) for parts in zip(Cost(), *costs, strict=True)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """A compiled expression, and how many steps evaluating it takes at most."""
+    """A compiled expression, and what evaluating it costs at most."""
 
     execute: Callable[[cel.Context | None], object]
     """Evaluates it. Raises what the evaluator raises."""
-    macros: int
-    references: int
-    """How often it names the arguments or the labels: each time they may be copied."""
-    matches: int
-
-    def steps(self, *, nodes: int, size: int) -> int:
-        """Returns the steps for arguments with so many nodes, whose texts have `size` characters: about 0.5 µs each."""
-        return (
-            1 + self.references * (1 + nodes // 10) + self.macros * nodes + self.matches * (STEPS_OF_MATCH + size // 50)
-        )
+    cost: Cost
 
 
 @lru_cache(maxsize=4096)
@@ -76,7 +85,7 @@ def compiled(text: str) -> Condition:
         raise BadExpression(f"has more than {MAX_BYTES:,} bytes")
     tokens = _tokens(text)
     _check_macros(tokens)
-    _check_patterns(tokens)
+    patterns = _checked_patterns(tokens)
     try:
         program = cel.compile(text)
     except Exception as error:  # noqa: BLE001 - whatever the parser raises
@@ -85,9 +94,12 @@ def compiled(text: str) -> Condition:
     names = [token.text for token in tokens if token.kind == "name"]
     return Condition(
         execute=program.execute,
-        macros=sum(name in MACROS for name in names),
-        references=names.count("args") + names.count("labels"),
-        matches=names.count("matches"),
+        cost=Cost(
+            steps=1 + sum(map(pattern_cost.steps_of, patterns)),
+            references=names.count("args") + names.count("labels"),
+            macros=sum(name in MACROS for name in names),
+            matches=len(patterns),
+        ),
     )
 
 
@@ -130,8 +142,9 @@ def _check_body(macro: str, body: Sequence[Token]) -> None:
             raise BadExpression(f"cannot have {part.text} inside the macro {macro}")
 
 
-def _check_patterns(tokens: Sequence[Token]) -> None:
-    """Refuses a pattern that is not written out, or that takes long to compile."""
+def _checked_patterns(tokens: Sequence[Token]) -> Sequence[str]:
+    """Returns the patterns. Refuses one that is not written out, or that takes long to compile."""
+    patterns = []
     for place, token in enumerate(tokens):
         if token.text != "matches" or token.kind != "name":
             continue
@@ -139,20 +152,22 @@ def _check_patterns(tokens: Sequence[Token]) -> None:
         is_written = len(after) == 3 and after[0].text == "(" and after[1].kind == "string" and after[2].text == ")"
         if not is_written or place == 0 or tokens[place - 1].text != ".":
             raise BadExpression('must write the pattern of matches out: text.matches("…")')
-        _check_pattern(after[1].text)
+        patterns.append(_checked_pattern(after[1].text))
+    return patterns
 
 
-def _check_pattern(literal: str) -> None:
-    spent = []
-    for _ in range(5):
-        start = time.thread_time()
-        try:
-            cel.evaluate(f"''.matches({literal})")
-        except Exception:  # noqa: BLE001 - whatever the evaluator raises
-            raise BadExpression(f"has a pattern that cannot be used: {literal:.60}") from None
-        spent.append(time.thread_time() - start)
-    if min(spent) > PATTERN_SECONDS:
+def _checked_pattern(literal: str) -> str:
+    try:
+        pattern = str(cel.evaluate(literal))
+    except Exception:  # noqa: BLE001 - whatever the evaluator raises
+        raise BadExpression(f"has a pattern that cannot be used: {literal:.60}") from None
+    if pattern_cost.steps_of(pattern) > MAX_PATTERN_STEPS:
         raise BadExpression(f"has a pattern that takes too long: {literal:.60}")
+    try:
+        cel.evaluate(f"''.matches({literal})")
+    except Exception:  # noqa: BLE001 - whatever the evaluator raises
+        raise BadExpression(f"has a pattern that cannot be used: {literal:.60}") from None
+    return pattern
 
 
 def _check_names(program: cel.Program, tokens: Sequence[Token]) -> None:

@@ -9,7 +9,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.policy import PolicyRule, Ruling, ShadowRuling, class_ruling
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.policy import cel_extension as cel
-from turnkeeper.policy.expression import Condition, compiled, context
+from turnkeeper.policy.expression import BadExpression, Condition, Cost, compiled, context, total
 
 MAX_NODES: Final = 2_000
 """Values of the arguments that conditions are evaluated on; a call with more is not read."""
@@ -48,7 +48,8 @@ class CallFacts:
 class _ConditionReader:
     """Evaluates the conditions of one call in one context, which is built when the first of them is read."""
 
-    def __init__(self, facts: CallFacts, conditions: Sequence[Condition], groups: Callable[[], frozenset[str]]) -> None:
+    def __init__(self, facts: CallFacts, cost: Cost, groups: Callable[[], frozenset[str]]) -> None:
+        """`cost` is that of all conditions that may be read."""
         self.context: cel.Context | None = None
         self.problem = ""
         """The kind of the error for which nothing can be read; empty without one."""
@@ -61,7 +62,7 @@ class _ConditionReader:
             if self._nodes > MAX_NODES:
                 self.problem = TOO_LARGE
                 return
-            self.counts = sum(map(self._steps_of, conditions)) > MAX_STEPS if self._size + self._nodes > 1000 else False
+            self.counts = self._steps_of(cost) > MAX_STEPS
             self.context = context(
                 {
                     "args": arguments,
@@ -78,28 +79,28 @@ class _ConditionReader:
 
     def count(self, condition: Condition) -> None:
         """Counts the steps of the condition that is read next. Sets the problem once there are too many."""
-        self._steps += self._steps_of(condition)
+        self._steps += self._steps_of(condition.cost)
         if self._steps > MAX_STEPS:
             self.problem = TOO_LARGE
 
-    def _steps_of(self, condition: Condition) -> int:
-        return condition.steps(nodes=self._nodes, size=self._size)
+    def _steps_of(self, cost: Cost) -> int:
+        return cost.on(nodes=self._nodes, size=self._size)
 
 
 @dataclass(frozen=True, slots=True)
 class _Covering:
-    """The rules that cover a tool by its name and class, in order, and all of their conditions."""
+    """The rules that cover a tool by its name and class, in order, and what all of their conditions cost."""
 
     rules: Sequence[tuple[PolicyRule, Condition | None]]
-    conditions: Sequence[Condition]
+    cost: Cost
 
 
 class Policy:
     """The compiled rules of an agent."""
 
     def __init__(self, rules: Sequence[PolicyRule]) -> None:
-        """Raises BadExpression for a condition that is refused."""
-        self._rules = [(rule, compiled(rule.when) if rule.when else None) for rule in rules]
+        """A condition that is refused fails wherever it is read: another version may have stored its rule."""
+        self._rules = [(rule, _condition(rule.when) if rule.when else None) for rule in rules]
         self._rulings = {id(rule): rule.ruling for rule, _ in self._rules}
         self._known: dict[tuple[str, ToolClass], _Covering] = {}
 
@@ -125,7 +126,7 @@ class Policy:
             if condition is None:
                 yield rule, ""
                 continue
-            reader = reader or _ConditionReader(facts, covering.conditions, groups)
+            reader = reader or _ConditionReader(facts, covering.cost, groups)
             if reader.counts:
                 reader.count(condition)
             if reader.problem:
@@ -144,7 +145,8 @@ class Policy:
         covering = self._known.get(key)
         if covering is None:
             rules = [(rule, condition) for rule, condition in self._rules if rule.covers(spec)]
-            covering = _Covering(rules, [condition for _, condition in rules if condition is not None])
+            cost = total(condition.cost for _, condition in rules if condition is not None)
+            covering = _Covering(rules, cost)
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[key] = covering
@@ -180,6 +182,18 @@ class Policies:
         if known is None or known[0] is not rules:
             known = self._compiled[name] = (rules, Policy(rules))
         return known[1]
+
+
+def _condition(text: str) -> Condition:
+    try:
+        return compiled(text)
+    except BadExpression as error:
+        refused = error
+
+    def refuse(_: cel.Context | None) -> object:
+        raise refused
+
+    return Condition(execute=refuse, cost=Cost(steps=1))
 
 
 def _ruling(rule: PolicyRule, ruling: Ruling, error: str, facts: CallFacts) -> Ruling:

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
-from turnkeeper.policy.expression import MAX_BYTES, BadExpression, compiled, context
+from turnkeeper.policy import cel_extension as cel
+from turnkeeper.policy.expression import MAX_BYTES, MAX_PATTERN_STEPS, BadExpression, compiled, context
+from turnkeeper.policy.pattern_cost import steps_of
 
 VALUES = {
     "args": {"amount": 120, "to": ["ada", "bob"], "note": "hello", "nested": {"deep": [1, 2]}},
@@ -83,8 +85,38 @@ def test_the_costliest_conditions_take_about_as_long_as_their_steps() -> None:
     ):
         condition, held = compiled(text), context(values)
         best = min(_seconds(lambda: condition.execute(held)) for _ in range(3))  # noqa: B023 - called at once
-        steps = condition.steps(nodes=1_992, size=60_000)
+        steps = condition.cost.on(nodes=1_992, size=60_000)
         assert best < 4 * steps * 0.5e-6, f"{text[:40]}: {best * 1e6:.0f} µs for {steps} steps"
+
+
+PATTERNS = (
+    *(r"\w", r"\w+\d", r"\w{2}", r"\W{3}", r"(\w|\d)", r"(?:\w{2}){2}", r"[\w.]+@[\w.]+", r"[^\w]{2}", r"\p{L}{2}"),
+    *(r"\d{10}", r"\D{10}", r"[^\d]{10}", r"\d{4}-\d{2}-\d{2}", r"\s{10}", r".{10}", r"[^a-z]{50}", r"\bword\b"),
+    *("a{1000}", "a" * 900, "((a{10}){10}){10}", "(?i)abcdefgh", "(?is).*drop.*", r"(?i)\p{L}", "[a-zA-Z0-9]{64}"),
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_steps_of_a_pattern_are_about_those_that_compiling_it_takes(pattern: str) -> None:
+    """By CPU time of this thread, with room for a slow machine."""
+    program = cel.compile(f"''.matches(r'{pattern}')")
+    best = min(_seconds(lambda: program.execute(None)) for _ in range(5))
+    assert best < 4 * max(steps_of(pattern), 100) * 0.5e-6, f"{best * 1e6:.0f} µs for {steps_of(pattern)} steps"
+
+
+@pytest.mark.parametrize("pattern", ["[a-zA-Z0-9]{64}", r"\d{4}-\d{2}-\d{2}", r"[\w.]+@[\w.]+", r"\w{2,}", r".{1,100}"])
+def test_a_pattern_is_taken_or_refused_by_its_text_alone(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a file of agents that one replica takes is taken by a busy one, too."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(time, "thread_time", lambda: next(ticks))
+    compiled.cache_clear()
+    assert compiled(f"args.note.matches(r'{pattern}')").cost.steps <= MAX_PATTERN_STEPS
+
+
+@pytest.mark.parametrize("pattern", ["(((a{999}){999}){999})", r"\w{9}", r"(\w{2}){2}", "x{" + "9" * 900 + "}"])
+def test_a_pattern_that_is_much_longer_than_its_text_is_not_even_compiled(pattern: str) -> None:
+    with pytest.raises(BadExpression, match="takes too long"):
+        compiled(f"args.note.matches(r'{pattern}')")
 
 
 def _seconds(work: object) -> float:

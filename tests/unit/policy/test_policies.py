@@ -179,6 +179,19 @@ def _timed(policy: Policy, call: CallFacts) -> tuple[float, Ruling]:
     return time.thread_time() - start, ruling
 
 
+def test_many_patterns_are_counted_though_the_arguments_are_small() -> None:
+    policy = Policy([a_rule(DENY, rf"args.a.matches(r'^x{number}\w+\d$')") for number in range(100)])
+    timed = [_timed(policy, facts({"a": "b"})) for _ in range(4)]
+    assert min(spent for spent, _ in timed) < 0.020
+    assert {(ruling.action, ruling.error) for _, ruling in timed} == {(DENY, "too_large")}
+
+
+def test_a_condition_that_only_another_version_takes_fails_where_it_is_read() -> None:
+    stored = replace(AGENT, policy=(a_rule(AUTO, "args.a.later()"),))
+    ruling = Policies({}).ruling_on(stored, facts({"a": 1}))
+    assert (ruling.action, ruling.error) == (APPROVE, "unreadable")
+
+
 def _document(rng: random.Random) -> object:
     return {name: _value(rng, 0) for name in "abc" if rng.random() < 0.8}
 
