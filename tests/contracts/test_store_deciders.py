@@ -31,6 +31,7 @@ DECIDERS = (
     Decider(person="dora", mandates=(Mandate(person="dora"), OF_CARL, OF_BERT), through=True),
     Decider(person="nobody"),
     Decider(person="one", identified=False),
+    Decider(person="dora", mandates=(Mandate(person="dora"), replace(OF_BERT, through="portal"))),
 )
 
 
@@ -74,6 +75,9 @@ async def test_the_store_selects_what_waits_for_a_person(store: Store) -> None:
             assert all(where.concerns(approval) for approval in expected)
     assert len([approval for approval in stored if DECIDERS[0].has_to_decide(approval)]) == 11
     assert not [approval for approval in stored if DECIDERS[5].has_to_decide(approval)]
+    waiting = [approval for approval in stored if DECIDERS[7].has_to_decide(approval)]
+    assert WHO[1] in {approval.approvers for approval in waiting}
+    assert WHO[4] not in {approval.approvers for approval in waiting}, "a delegate lent it, and the rule is direct"
 
 
 async def test_an_approval_stays_found_by_its_deciders_when_it_changes(store: Store) -> None:

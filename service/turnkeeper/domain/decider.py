@@ -39,11 +39,13 @@ class Decider:
         """Returns True if the person may decide the approval while it is PENDING: it is named, and did not cause it."""
         if not self.identified:
             return True
-        excluded = approval.excluded
-        if self.person in excluded or (self.through and approval.approvers.direct):
+        excluded, direct = approval.excluded, approval.approvers.direct
+        if self.person in excluded or (self.through and direct):
             return False
         return any(
-            mandate.person not in excluded and approval.approvers.name(mandate.person, mandate.groups)
+            mandate.person not in excluded
+            and not (direct and mandate.through)
+            and approval.approvers.name(mandate.person, mandate.groups)
             for mandate in self.mandates
         )
 

@@ -15,29 +15,29 @@ _TOKEN: Final = re.compile(
 )
 
 
-class _Part(NamedTuple):
+class _PatternPart(NamedTuple):
     """Steps of a part of a pattern; a step is about 0.5 µs."""
 
     once: int
-    each: int
+    repeated: int
     """Again for each time that it is repeated."""
 
 
 _CLASSES: Final = {
-    "w": _Part(0, 840),
-    "W": _Part(0, 840),
-    "d": _Part(100, 65),
-    "D": _Part(30, 140),
-    "s": _Part(100, 15),
-    "S": _Part(100, 25),
+    "w": _PatternPart(0, 840),
+    "W": _PatternPart(0, 840),
+    "d": _PatternPart(100, 65),
+    "D": _PatternPart(30, 140),
+    "s": _PatternPart(100, 15),
+    "S": _PatternPart(100, 25),
 }
 _PROPERTY: Final = 850
 _PROPERTY_OF_ANY_CASE: Final = 1_300
-_LETTER: Final = _Part(0, 1)
-_LETTER_OF_ANY_CASE: Final = _Part(40, 25)
-_ANY: Final = _Part(110, 12)
-_BRACKETS: Final = _Part(20, 6)
-_NEGATED: Final = _Part(100, 15)
+_LETTER: Final = _PatternPart(0, 1)
+_LETTER_OF_ANY_CASE: Final = _PatternPart(40, 25)
+_ANY: Final = _PatternPart(110, 12)
+_BRACKETS: Final = _PatternPart(20, 6)
+_NEGATED: Final = _PatternPart(100, 15)
 _BASE: Final = 20
 
 
@@ -61,22 +61,22 @@ def steps_of(pattern: str) -> int:
             groups[-1] += last
         elif not sign and token["flags"] is None:
             part = _part(token, any_case=any_case)
-            total, last = total + part.once, part.each
+            total, last = total + part.once, part.repeated
             groups[-1] += last
     return total + sum(groups)
 
 
-def _part(token: re.Match[str], *, any_case: bool) -> _Part:
+def _part(token: re.Match[str], *, any_case: bool) -> _PatternPart:
     letter = _LETTER_OF_ANY_CASE if any_case else _LETTER
     of_property = _PROPERTY_OF_ANY_CASE if any_case else _PROPERTY
     inside = token["brackets"]
     if inside is not None:
         held = [_CLASSES[name] for name in re.findall(r"\\([wWdDsS])", inside)]
-        held += [_Part(0, of_property)] * (inside.count("\\p") + inside.count("\\P"))
+        held += [_PatternPart(0, of_property)] * (inside.count("\\p") + inside.count("\\P"))
         held.append(_NEGATED if inside.startswith("^") else _BRACKETS)
-        return _Part(sum(part.once for part in held) + len(inside), sum(part.each for part in held))
+        return _PatternPart(sum(part.once for part in held) + len(inside), sum(part.repeated for part in held))
     if token["property"] is not None:
-        return _Part(0, of_property)
+        return _PatternPart(0, of_property)
     if token["escape"] is not None:
         return _CLASSES.get(token["escape"], letter)
     return _ANY if token["literal"] == "." else letter

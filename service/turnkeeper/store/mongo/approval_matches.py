@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.approval import Approval, ApprovalState, Mandate
 from turnkeeper.domain.decider import Decider, keys_for, keys_of
 from turnkeeper.store.filters import ApprovalFilter
 from turnkeeper.store.mongo.client import Document
@@ -50,9 +50,14 @@ def _waiting_for(decider: Decider) -> Document:
         conditions.append({"approvers.direct": {"$ne": True}})
     lent = [mandate for mandate in decider.mandates if mandate.person != decider.person]
     if lent:
-        any_of = [{**_with_key(keys_for(mandate)), **_not_excluding(mandate.person)} for mandate in decider.mandates]
-        conditions.append({"$or": any_of})
+        conditions.append({"$or": [_by_authority_of(mandate) for mandate in decider.mandates]})
     return {**_with_key(keys), "$and": conditions}
+
+
+def _by_authority_of(mandate: Mandate) -> Document:
+    """Returns the condition for what the person of this authority may decide, or may have lent."""
+    match = {**_with_key(keys_for(mandate)), **_not_excluding(mandate.person)}
+    return {**match, "approvers.direct": {"$ne": True}} if mandate.through else match
 
 
 def _with_key(keys: tuple[str, ...] | list[str]) -> Document:
