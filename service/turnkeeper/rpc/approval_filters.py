@@ -1,6 +1,6 @@
 """The filters of requests for approvals: what the caller asks for, within what it may see."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.engine.delegations import Delegations
@@ -40,10 +40,5 @@ async def filter_of(
 
 def _expire_before(request: Request) -> datetime | None:
     """Returns the time in whole milliseconds, as approvals are stored."""
-    if not request.HasField("expire_before"):
-        return None
-    try:
-        time = request.expire_before.ToDatetime(tzinfo=UTC)
-    except ValueError:
-        validation.refuse({"expire_before": "is not a time between the years 1 and 9999"})
-    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+    time = validation.optional_time(request, "expire_before")
+    return time.replace(microsecond=time.microsecond // 1000 * 1000) if time is not None else None

@@ -18,13 +18,14 @@ from turnkeeper.domain.tool import (
     ToolClass,
     ToolOutcome,
     ToolResult,
+    ToolSpec,
     decision_hash,
 )
 from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.advance import CHANGED_AT_ONCE, Owner, advance_turn
-from turnkeeper.engine.rules.tool_calls import MOST_PENDING, as_today, shows_all_unknown
+from turnkeeper.engine.rules.tool_calls import MOST_PENDING, as_today, changes_of, shows_all_unknown
 from turnkeeper.engine.rules.turns import record_late_result, record_tool_results, resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InvalidRequest
@@ -365,6 +366,25 @@ def test_a_call_starts_only_with_every_unknown_call_of_its_tool_in_view() -> Non
     assert shows_all_unknown(uow, replace(call, shown=("b", "a")))
     assert shows_all_unknown(uow, replace(call, id="b", shown=("a",)))
     assert shows_all_unknown(uow, replace(call, tool="free"))
+
+
+@pytest.mark.parametrize(
+    ("tool_class", "action", "round_", "changed"),
+    [
+        (ToolClass.READ_ONLY, PolicyAction.AUTO, 0, ()),
+        (ToolClass.IDEMPOTENT, PolicyAction.AUTO, 0, ()),
+        (ToolClass.IDEMPOTENT, PolicyAction.APPROVE, 0, ("schema", "description", "rule")),
+        (ToolClass.IDEMPOTENT, PolicyAction.AUTO, 1, ("schema", "description", "rule")),
+        (ToolClass.IRREVERSIBLE, PolicyAction.AUTO, 0, ("schema", "description")),
+    ],
+)
+def test_a_call_that_an_older_version_let_run_is_not_asked_for_if_it_may_be_repeated(
+    tool_class: ToolClass, action: PolicyAction, round_: int, changed: tuple[str, ...]
+) -> None:
+    spec = ToolSpec(name="act", description="Acts.", schema_json="{}", tool_class=tool_class, source="python")
+    call = a_call(PLACE, tool="act", source="python", tool_class=tool_class, state=S.READY, round=round_)
+    ruling = PolicyRule(tool="*", action=action).ruling
+    assert changes_of(unit_of_work(call), call, spec, ruling) == changed
 
 
 def test_a_session_remembers_the_latest_of_each_tool() -> None:
