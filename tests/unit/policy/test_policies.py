@@ -186,6 +186,14 @@ def test_many_patterns_are_counted_though_the_arguments_are_small() -> None:
     assert {(ruling.action, ruling.error) for _, ruling in timed} == {(DENY, "too_large")}
 
 
+def test_a_number_beyond_64_bits_is_compared_and_one_beyond_floats_cannot_be_read() -> None:
+    for action in (AUTO, DENY):
+        policy = Policy([a_rule(action, "args.c > 5"), a_rule(APPROVE)])
+        assert policy.ruling_on(facts({"c": 2**200})).action is action
+        assert policy.ruling_on(facts({"c": -(2**200)})) == replace(a_rule(APPROVE).ruling)
+        assert policy.ruling_on(facts({"c": 10**400})).error == "unreadable"
+
+
 def test_a_condition_that_only_another_version_takes_fails_where_it_is_read() -> None:
     stored = replace(AGENT, policy=(a_rule(AUTO, "args.a.later()"),))
     ruling = Policies({}).ruling_on(stored, facts({"a": 1}))
