@@ -32,6 +32,10 @@ MOST = 0.25
 """Seconds."""
 M = TypeVar("M", bound=Message)
 KIB = 1024
+WATCHES: dict[str, type[session_pb2.WatchEventsResponse] | type[approval_pb2.WatchApprovalsResponse]] = {
+    "WatchEvents": session_pb2.WatchEventsResponse,
+    "WatchApprovals": approval_pb2.WatchApprovalsResponse,
+}
 
 
 def call(number: int, name: str = "look", arguments: str = "{}") -> dict[str, Any]:
@@ -106,13 +110,14 @@ class Measured:
         return answer.FromString(self._unary(path)(request.SerializeToString(), timeout=60))
 
     def outcome(self, method: Method, data: bytes) -> str:
-        """Sends raw bytes. Returns the status. A stream that follows a session ends once it has caught up."""
+        """Sends raw bytes. Returns the status. A stream that does not end by itself is left once it has caught up."""
         path = f"/turnkeeper.v1.{method.service}Service/{method.name}"
         try:
             if method.streams:
                 stream: grpc.UnaryStreamMultiCallable[bytes, bytes] = self.server.channel.unary_stream(path)
                 for response in (responses := stream(data, timeout=20)):
-                    if method.name == "WatchEvents" and session_pb2.WatchEventsResponse.FromString(response).caught_up:
+                    watch = WATCHES.get(method.name)
+                    if watch is not None and watch.FromString(response).caught_up:
                         responses.cancel()
                         break
             else:

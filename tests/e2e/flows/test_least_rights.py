@@ -11,11 +11,15 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
 from tests import harness
-from tests.contracts.stores import until
+from tests.builders import NOON
+from tests.contracts.stores import TextCodec, until
+from tests.contracts.test_store_audit import a_record
 from tests.e2e.support.environment import AGENTS, until_event
 from tests.guarded_database import SERVICE, GuardedDatabase, guarded_database, shipped_privileges
 from tests.test_tools import ToolControl
+from turnkeeper.domain.delegation import Delegation
 from turnkeeper.pb.v1 import chat_pb2, operator_pb2, session_pb2
+from turnkeeper.store.mongo.store import MongoStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -64,6 +68,21 @@ async def watch_on_another(here: harness.Stubs, there: harness.Stubs, session: s
     turn = (await here.chat.SendMessage(request)).turn
     await until_event(there, session, "content_delta", turn_id=turn.turn_id)
     await harness.wait_for_turn(here, session, turn.turn_id)
+
+
+async def lend_and_take_back(uri: str) -> None:
+    """Lends authority twice and takes it back, by the store itself: it takes an identity to ask a server for that."""
+    store = MongoStore(uri, database=DATABASE, codec=TextCodec(), replica="lender")
+    try:
+        await store.open()
+        lent = Delegation(
+            tenant=harness.TENANT, person="ada", delegate="bob", until=NOON + timedelta(days=3650), create_time=NOON
+        )
+        for _ in range(2):
+            await store.put_delegation(lent, a_record(harness.TENANT))
+        assert await store.remove_delegation(harness.TENANT, "ada", "bob", a_record(harness.TENANT))
+    finally:
+        await store.close()
 
 
 def rights_of(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -115,6 +134,7 @@ async def test_each_right_of_the_role_is_used_and_no_other_is_needed(
         await here.operator.UnfreezeAdmission(operator_pb2.UnfreezeAdmissionRequest())
         await here.operator.DenyTool(operator_pb2.DenyToolRequest(pattern="x", reason="a try"))
         await here.operator.AllowTool(operator_pb2.AllowToolRequest(pattern="x"))
+        await lend_and_take_back(uri)
 
         async def sealed() -> bool:
             records = stored["audit_records"]

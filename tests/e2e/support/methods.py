@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from tests import harness
@@ -24,6 +25,8 @@ class Method:
     request: Message
     streams: bool = False
     lists: bool = False
+    endless: bool = False
+    """The stream of an answer does not end by itself: its first response is enough."""
 
     def __str__(self) -> str:
         return self.name
@@ -33,7 +36,14 @@ class Method:
         path = f"/turnkeeper.v1.{self.service}Service/{self.name}"
         if self.streams:
             stream: aio.UnaryStreamMultiCallable[bytes, bytes] = stubs.channel.unary_stream(path)
-            return [response async for response in stream(data)]
+            call = stream(data)
+            responses = []
+            async for response in call:
+                responses.append(response)
+                if self.endless:
+                    call.cancel()
+                    break
+            return responses
         unary: aio.UnaryUnaryMultiCallable[bytes, bytes] = stubs.channel.unary_unary(path)
         return [await unary(data)]
 
@@ -92,6 +102,38 @@ METHODS = (
             approval_id=MISSING, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0", reason="é"
         ),
     ),
+    Method(
+        "Approval",
+        "WatchApprovals",
+        approval_pb2.WatchApprovalsRequest(tool="é"),
+        streams=True,
+        lists=True,
+        endless=True,
+    ),
+    Method("Approval", "CountApprovals", approval_pb2.CountApprovalsRequest(tool="é"), lists=True),
+    Method(
+        "Approval",
+        "ExtendApproval",
+        approval_pb2.ExtendApprovalRequest(approval_id=MISSING, ttl=Duration(seconds=5)),
+    ),
+    Method(
+        "Approval",
+        "BatchDecideApprovals",
+        approval_pb2.BatchDecideApprovalsRequest(
+            decisions=[
+                approval_pb2.DecideApprovalRequest(
+                    approval_id=MISSING, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0"
+                )
+            ]
+        ),
+    ),
+    Method(
+        "Approval",
+        "DelegateApprovals",
+        approval_pb2.DelegateApprovalsRequest(principal=MISSING, until=Timestamp(seconds=1)),
+    ),
+    Method("Approval", "ListApprovalDelegations", approval_pb2.ListApprovalDelegationsRequest(), lists=True),
+    Method("Approval", "RevokeApprovalDelegation", approval_pb2.RevokeApprovalDelegationRequest(principal=MISSING)),
     Method(
         "Approval",
         "ListRememberedDecisions",
