@@ -44,6 +44,7 @@ _PARTS: Final = (
 """What can change about a call's tool: its name in events, and the call's field."""
 DENIED = Ruling(action=PolicyAction.DENY)
 """What becomes of a call that no policy is read for: its tool does not exist, or does not take its arguments."""
+STARTED_BEFORE = "An earlier start of it may have taken effect."
 MOST_SHOWN = 64
 """Characters of a name that a model made up, in the result that it receives: a tool's own name has no more."""
 
@@ -250,5 +251,8 @@ def _refuse(uow: UnitOfWork, call: Call, outcome: ToolOutcome, reason: str, ruli
 
 
 def _close(uow: UnitOfWork, call: Call, outcome: ToolOutcome, reason: str) -> None:
+    """Closes a call that does not start; one that had started before may have taken effect, and the model reads so."""
+    if call.started and call.tool_class is not ToolClass.READ_ONLY:
+        reason = f"{reason} {STARTED_BEFORE}"
     result = ToolResult(outcome=outcome, result_json=json.dumps({"error": reason}, ensure_ascii=False))
     uow.close_call(call, result)

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import AGENT, NOON, a_call, a_session, a_session_key, a_turn, new_id
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.message import MOST_CALLS
-from turnkeeper.domain.policy import PolicyRule
+from turnkeeper.domain.policy import PolicyRule, Ruling
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
 from turnkeeper.domain.tool import (
     Call,
@@ -25,7 +25,14 @@ from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.advance import CHANGED_AT_ONCE, Owner, advance_turn
-from turnkeeper.engine.rules.tool_calls import MOST_PENDING, as_today, changes_of, shows_all_unknown
+from turnkeeper.engine.rules.tool_calls import (
+    MOST_PENDING,
+    STARTED_BEFORE,
+    as_today,
+    changes_of,
+    refuse_start,
+    shows_all_unknown,
+)
 from turnkeeper.engine.rules.turns import record_late_result, record_tool_results, resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InvalidRequest
@@ -398,3 +405,16 @@ def test_a_session_remembers_the_latest_of_each_tool() -> None:
         call_id for call_id in latest if call_id != "20"
     )
     assert session.with_unknown("same", "20").unknown_calls("same")[0] == "20"
+
+
+@pytest.mark.parametrize("ruling", [Ruling(action=PolicyAction.DENY), None], ids=["denied", "gone"])
+@pytest.mark.parametrize("was_started", [True, False])
+def test_a_call_that_may_not_start_again_is_not_told_as_one_that_never_ran(
+    *, ruling: Ruling | None, was_started: bool
+) -> None:
+    call = replace(started(), state=S.READY, started=was_started)
+    uow = unit_of_work(call)
+    refuse_start(uow, call, ruling)
+    [returned] = [event for event in (new.payload for new in uow.events) if isinstance(event, ToolReturned)]
+    assert returned.started is was_started
+    assert (STARTED_BEFORE in returned.result_json) is was_started
