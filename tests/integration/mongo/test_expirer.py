@@ -107,7 +107,7 @@ async def test_an_approval_that_cannot_be_expired_keeps_no_other_waiting(
     with caplog.at_level(logging.WARNING):
         await _expirer(store, fails).expire_lapsed()
     assert [lapsed.id for lapsed in await lapsed_approvals(store)] == [broken.id]
-    assert "lapsed approvals of 1 turns not expired" in caplog.text
+    assert "approvals of 1 turns have lapsed: not expired" in caplog.text
 
 
 async def test_what_lapses_together_costs_few_commands(recorder: Recorder, store: MongoStore) -> None:

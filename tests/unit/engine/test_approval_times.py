@@ -12,6 +12,7 @@ from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, Appro
 from turnkeeper.domain.approval_events import ApprovalExpired
 from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.replica import expirer
 from turnkeeper.engine.rules.approval_times import Extension
 from turnkeeper.errors import ApprovalAlreadyProcessed, InvalidRequest
 from turnkeeper.errors import ApprovalExpired as HasExpired
@@ -43,9 +44,8 @@ async def waiting(scene: Scene, *expiring: timedelta | None) -> tuple[SessionKey
 async def test_a_warning_is_stored_once_when_it_is_due() -> None:
     scene = Scene()
     key, (due, later, none) = await waiting(scene, -SECOND, HOUR / 4, None)
-    expirer = expirer_on(scene.store)
     for _ in range(2):
-        await expirer.expire_and_warn()
+        await expirer_on(scene.store).expire_and_warn()
     (warned,) = payloads(scene, key, ApprovalExpiring)
     assert warned == ApprovalExpiring(approval_id=due.id, tool_call_id=due.tool_call_id, expire_time=due.expire_time)
     stored = scene.database.sessions[key].approvals
@@ -71,18 +71,22 @@ async def test_what_has_lapsed_expires_without_a_warning() -> None:
     assert not payloads(scene, key, ApprovalExpiring)
 
 
-async def test_a_warning_that_cannot_be_stored_delays_no_other() -> None:
+@pytest.mark.parametrize("method", ["snapshots", "commit"])
+async def test_a_warning_that_fails_delays_no_other(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Neither those of other turns that are read with it, nor those that are read after it."""
+    monkeypatch.setattr(expirer, "TURNS_AT_ONCE", 1)
     scene = Scene()
-    await waiting(scene, -SECOND)
-    other, _ = await waiting(scene, -SECOND)
+    keys = [(await waiting(scene, -SECOND))[0] for _ in range(3)]
 
     async def defect() -> None:
         raise ZeroDivisionError
 
-    scene.before["commit"] = defect
-    await expirer_on(scene.store).warn()
-    await expirer_on(scene.store).warn()
-    assert len(payloads(scene, other, ApprovalExpiring)) == 1
+    async def warned() -> int:
+        await expirer_on(scene.store).warn()
+        return sum(len(payloads(scene, key, ApprovalExpiring)) for key in keys)
+
+    scene.before[method] = defect
+    assert [await warned(), await warned()] == [2, 3]
 
 
 async def test_an_extension_is_an_event_and_goes_on_record() -> None:

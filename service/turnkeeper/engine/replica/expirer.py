@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.turn import TurnKey
@@ -27,16 +28,14 @@ READS_AHEAD = 2
 logger = logging.getLogger(__name__)
 
 
+Act: TypeAlias = Callable[[Approval, Snapshot | None], Awaitable[None]]
+"""`Approvals.announce_expiring`, or a function like it."""
+
+
 class Expire(Protocol):
     """`Approvals.expire`, or a function like it."""
 
     async def __call__(self, approval: Approval, snapshot: Snapshot | None, *, wake: timedelta) -> None: ...
-
-
-class Announce(Protocol):
-    """`Approvals.announce_expiring`, or a function like it."""
-
-    async def __call__(self, approval: Approval, snapshot: Snapshot | None) -> None: ...
 
 
 class Expirer:
@@ -47,7 +46,7 @@ class Expirer:
         store: Maintenance,
         *,
         expire: Expire,
-        announce: Announce,
+        announce: Act,
         interval: JitteredInterval,
     ) -> None:
         self._store = store
@@ -69,18 +68,10 @@ class Expirer:
 
         Raises ServiceUnavailable if the database is unavailable.
         """
-        failed: list[BaseException] = []
+        failed: dict[TurnKey, BaseException] = {}
         async for page in self._store.expiring_approvals():
-            due = {TurnKey(approval.session_key, approval.turn_id): approval for approval in page}
-            turns = list(due)
-            for first in range(0, len(turns), TURNS_AT_ONCE):
-                group = turns[first : first + TURNS_AT_ONCE]
-                snapshots = await self._store.snapshots(group)
-                results = await asyncio.gather(
-                    *(self._announce(due[turn], snapshots.get(turn)) for turn in group), return_exceptions=True
-                )
-                failed += [result for result in results if isinstance(result, BaseException)]
-        _log_failures(failed, "will soon expire: not announced")
+            failed |= await self._of_each_turn(page, self._announce, but=failed)
+        _log_failures(list(failed.values()), "will soon expire: not announced")
 
     async def expire_lapsed(self) -> None:
         """Expires all lapsed approvals. A turn that fails delays no other; the next call tries it again.
@@ -88,33 +79,34 @@ class Expirer:
         Raises ServiceUnavailable if the database is unavailable.
         """
         failed: dict[TurnKey, BaseException] = {}
-        limit = asyncio.Semaphore(READS_AHEAD)
         async for page in self._store.lapsed_approvals():
-            lapsed = {TurnKey(approval.session_key, approval.turn_id): approval for approval in page.approvals}
-            wake = min(HELD_BACK * page.left, MOST_HELD_BACK)
-            turns = [turn for turn in lapsed if turn not in failed]
-            groups = [turns[first : first + TURNS_AT_ONCE] for first in range(0, len(turns), TURNS_AT_ONCE)]
-            results = await asyncio.gather(
-                *(self._expire_turns({turn: lapsed[turn] for turn in group}, limit, wake=wake) for group in groups)
-            )
-            for result in results:
-                failed |= result
+            expire = partial(self._expire, wake=min(HELD_BACK * page.left, MOST_HELD_BACK))
+            failed |= await self._of_each_turn(page.approvals, expire, but=failed)
         _log_failures(list(failed.values()), "have lapsed: not expired")
 
-    async def _expire_turns(
-        self, lapsed: Mapping[TurnKey, Approval], limit: asyncio.Semaphore, *, wake: timedelta
+    async def _of_each_turn(
+        self, approvals: Sequence[Approval], act: Act, *, but: Collection[TurnKey]
     ) -> Mapping[TurnKey, BaseException]:
-        """Expires the lapsed approvals of these turns. Returns the errors of those that failed."""
-        async with limit:
-            try:
-                snapshots = await self._store.snapshots(lapsed)
-            except Exception as error:  # noqa: BLE001 - logged with the others; the next call tries again
-                return dict.fromkeys(lapsed, error)
-            results = await asyncio.gather(
-                *(self._expire(approval, snapshots.get(turn), wake=wake) for turn, approval in lapsed.items()),
-                return_exceptions=True,
-            )
-        return {turn: result for turn, result in zip(lapsed, results, strict=True) if isinstance(result, BaseException)}
+        """Acts on one of the approvals of each turn, but of those named. Returns the errors of turns that failed."""
+        one_of = {TurnKey(approval.session_key, approval.turn_id): approval for approval in approvals}
+        turns = [turn for turn in one_of if turn not in but]
+        groups = [turns[first : first + TURNS_AT_ONCE] for first in range(0, len(turns), TURNS_AT_ONCE)]
+        limit = asyncio.Semaphore(READS_AHEAD)
+
+        async def of_group(group: Sequence[TurnKey]) -> Mapping[TurnKey, BaseException]:
+            async with limit:
+                try:
+                    snapshots = await self._store.snapshots(group)
+                except Exception as error:  # noqa: BLE001 - logged with the others; the next call tries again
+                    return dict.fromkeys(group, error)
+                acts = (act(one_of[turn], snapshots.get(turn)) for turn in group)
+                results = await asyncio.gather(*acts, return_exceptions=True)
+            return {turn: error for turn, error in zip(group, results, strict=True) if error is not None}
+
+        failed: dict[TurnKey, BaseException] = {}
+        for errors in await asyncio.gather(*map(of_group, groups)):
+            failed |= errors
+        return failed
 
 
 def _log_failures(failed: list[BaseException], what: str) -> None:
