@@ -95,7 +95,7 @@ async def test_a_start_ends_with_what_is_missing(guarded: GuardedDatabase) -> No
     assert sentence == (
         "the user of MONGODB_URI lacks rights on the database turnkeeper: createCollection, insert on agents; "
         "createCollection, createIndex, insert, remove, update on approvals; createCollection, insert, update on "
-        "audit_chains; createCollection, createIndex, insert, update on audit_records; others on 12 more collections; "
+        "audit_chains; createCollection, createIndex, insert, update on audit_records; others on 13 more collections; "
         "grant them, or the role readWrite there"
     )
 
