@@ -37,7 +37,8 @@ WORKS = {
     "DeleteSession UndeleteSession WatchEvents ListEvents ListMessages ListCheckpoints "
     "ForkSession RestoreCheckpoint ExportSession",
     "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn SubmitToolResult",
-    "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval "
+    "ApprovalService": "GetApproval ListApprovals CountApprovals WatchApprovals WaitApproval DecideApproval "
+    "ExtendApproval BatchDecideApprovals "
     "DelegateApprovals ListApprovalDelegations RevokeApprovalDelegation "
     "ListRememberedDecisions RevokeRememberedDecision",
     "AgentService": "GetAgent ListAgents EvaluatePolicy",

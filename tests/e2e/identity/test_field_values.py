@@ -17,7 +17,7 @@ from tests.e2e.support.foreign import METHODS, SCRIPT, Belongings, Owner, build
 from tests.identities import row, settings_of
 from tests.test_tools import ToolControl
 from turnkeeper.identity.caller import AccessRole
-from turnkeeper.pb.v1 import agent_pb2, operator_pb2
+from turnkeeper.pb.v1 import operator_pb2
 
 NAME: Final = "acme/anna"
 LAST: Final = ("RestoreCheckpoint", "CancelTurns", "SuspendSession", "EndSession", "DeleteSession", "UndeleteSession")
@@ -30,7 +30,6 @@ REQUESTS: Final[Mapping[str, Callable[[], Any]]] = {
     "CancelTurns": lambda: operator_pb2.CancelTurnsRequest(filter=operator_pb2.TurnFilter(), expected_count=9999),
     "DenyTool": lambda: operator_pb2.DenyToolRequest(tenant="acme", pattern="not_there", reason="a try"),
     "AllowTool": lambda: operator_pb2.AllowToolRequest(tenant="acme", pattern="not_there"),
-    "EvaluatePolicy": lambda: agent_pb2.EvaluatePolicyRequest(agent="talker", tool="add"),
     "FreezeAdmission": lambda: operator_pb2.FreezeAdmissionRequest(tenant="acme", agent="hasty", reason="a try"),
 }
 """What `Belongings.request` does not know."""

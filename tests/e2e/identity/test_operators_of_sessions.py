@@ -65,7 +65,16 @@ BEFORE = {
 }
 """What the session's owner calls before, so that the method has something to change."""
 NEW_WORK = frozenset({"CreateSession", "ForkSession", "SendMessage", "StreamMessage", "RetryTurn"})
-LAST = ("RestoreCheckpoint", "CancelTurn", "SuspendSession", "ResumeSession", "EndSession", "DeleteSession")
+LAST = (
+    "BatchDecideApprovals",
+    "DecideApproval",
+    "RestoreCheckpoint",
+    "CancelTurn",
+    "SuspendSession",
+    "ResumeSession",
+    "EndSession",
+    "DeleteSession",
+)
 """What would change the answers to the other methods, in the order in which all of them succeed."""
 RUNS = r"""
 [[reply]]

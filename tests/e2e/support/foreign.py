@@ -165,8 +165,8 @@ class Belongings:
         for parent, field in id_fields(message):
             if field.name != "page_token" and (method, field.name) not in CREATING:
                 setattr(parent, field.name, self.id_of(method, field.name))
-        if method == "DecideApproval":
-            message.arguments_hash = self.arguments_hash
+        for decision in {"DecideApproval": [message]}.get(method, getattr(message, "decisions", ())):
+            decision.arguments_hash = self.arguments_hash
         if "page_token" in message.DESCRIPTOR.fields_by_name:
             message.page_size = 1
             outcome = await self.owner.call(method, message)
@@ -195,6 +195,9 @@ def id_fields(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
             yield message, field
         elif field.name == "session":
             yield from id_fields(getattr(message, field.name))
+        elif field.name == "decisions":
+            for decision in getattr(message, field.name):
+                yield from id_fields(decision)
 
 
 def ids_in(message: Message) -> list[tuple[str, str]]:
@@ -259,10 +262,16 @@ EXTRA: Final[Mapping[str, Callable[[], Any]]] = {
     "SubmitToolResult": lambda: chat_pb2.SubmitToolResultRequest(result_json='"seen"'),
     "WaitApproval": lambda: approval_pb2.WaitApprovalRequest(wait={"nanos": 1}),  # type: ignore[arg-type]
     "DecideApproval": lambda: approval_pb2.DecideApprovalRequest(decision=event_pb2.APPROVAL_DECISION_REJECT),
+    "BatchDecideApprovals": lambda: approval_pb2.BatchDecideApprovalsRequest(
+        decisions=[approval_pb2.DecideApprovalRequest(decision=event_pb2.APPROVAL_DECISION_REJECT)]
+    ),
     "DelegateApprovals": _lend,
     "RevokeApprovalDelegation": lambda: approval_pb2.RevokeApprovalDelegationRequest(principal=LENT_TO),
     "ExtendApproval": lambda: approval_pb2.ExtendApprovalRequest(ttl=timedelta(hours=1)),  # type: ignore[arg-type]
     "GetAgent": lambda: agent_pb2.GetAgentRequest(name="talker"),
+    "EvaluatePolicy": lambda: agent_pb2.EvaluatePolicyRequest(
+        agent="asker", tool="add", arguments_json='{"a":1,"b":2}'
+    ),
 }
 """What a request needs beside ids."""
 
