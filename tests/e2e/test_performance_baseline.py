@@ -222,10 +222,10 @@ def _by_chance(command: Command) -> bool:
 
     An owner polls each second for cancellations. A waiting caller reads again if a notification is faster than the
     commit's result. A new server session is registered once. Notifications and previews are one stream and one insert
-    for all. A replica writes its heartbeat, and reads the others', now and then; it looks for freezes and for records
-    that have no seal. It asks for the time with each heartbeat, and whether the database answers.
+    for all. A replica writes its heartbeat, and reads the others', now and then; it looks for freezes, for denials of
+    tools and for records that have no seal. It asks for the time with each heartbeat, and whether the database answers.
     """
-    of_all = command[name_of(command)] in ("replicas", "freezes", "audit_records")
+    of_all = command[name_of(command)] in ("replicas", "freezes", "denials", "audit_records")
     shared = "getMore" in command or command.get("insert") == "partials" or of_all
     return shared or name_of(command) in ("ping", "hello") or command.get("find") in ("heads", "turns")
 
