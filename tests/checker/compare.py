@@ -238,7 +238,8 @@ def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
     for approval_id in by_id.keys() & folded.approvals.keys():
         approval = folded.approvals[approval_id]
         expected = {name: getattr(approval, name) for name in approval.__slots__}
-        document = {**with_times(by_id[approval_id]), "votes": stored_votes(by_id[approval_id])}
+        stored = {"remembered_from": "", **by_id[approval_id]}  # an older version has no such field
+        document = {**with_times(stored), "votes": stored_votes(stored)}
         read = hash_with_late_result(approval.arguments_hash, document["late_result_json"])
         if approval.kind == "OUTCOME" and document["arguments_hash"] == read:
             expected["arguments_hash"] = read
