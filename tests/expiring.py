@@ -41,7 +41,7 @@ def approvals_on(store: Store) -> Approvals:
         sources=Sources(now=lambda: datetime.now(UTC), new_id=new_id, jitter=lambda: 0.0),
     )
     edits = ArgumentEdits(store, agents=AgentVersions({}, store), toolbox=Toolbox([]), policies=Policies({}))
-    return Approvals(store, log_writer, feeds, edits=edits, metrics=metrics)
+    return Approvals(store, log_writer, feeds, edits=edits)
 
 
 def expirer_on(store: Store) -> Expirer:

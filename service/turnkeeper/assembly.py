@@ -207,7 +207,7 @@ class Replica:
             store, log_writer, session_cache=self._session_cache, agents=versions, freezes=freezes
         )
         edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox, policies=self._policies)
-        self._approvals = Approvals(store, log_writer, self._feeds, edits=edits, metrics=metrics)
+        self._approvals = Approvals(store, log_writer, self._feeds, edits=edits)
         self._delegations = Delegations(store, self._callers.principals, sources=self._sources)
         self._client_tools = ClientTools(
             store,

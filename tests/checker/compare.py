@@ -240,6 +240,7 @@ def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
         expected = {name: getattr(approval, name) for name in approval.__slots__}
         stored = {"remembered_from": "", **by_id[approval_id]}  # an older version has no such field
         document = {**with_times(stored), "votes": stored_votes(stored)}
+        document["exclude_requester"] = document.get("approvers", {}).get("exclude_requester", True)
         read = hash_with_late_result(approval.arguments_hash, document["late_result_json"])
         if approval.kind == "OUTCOME" and document["arguments_hash"] == read:
             expected["arguments_hash"] = read

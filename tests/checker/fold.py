@@ -290,6 +290,7 @@ def _approval_requested(folded: Folded, event: Event) -> None:
         arguments_hash=approval_event.arguments_hash,
         kind=kind,
         unknown_tool_call_ids=folded.unknown_of(approval_event.tool, but=approval_event.tool_call_id),
+        exclude_requester=not approval_event.HasField("approvers") or approval_event.approvers.exclude_requester,
     )
     if kind == "OUTCOME":
         _ask_together(folded, event, approval)
@@ -316,8 +317,7 @@ def _lose(folded: Folded, call_id: str) -> None:
 
 
 def _approval_voted(folded: Folded, event: Event) -> None:
-    folded.turn_of(event)
-    add_vote(folded.approvals[event.approval_voted.approval_id], event)
+    add_vote(folded.approvals[event.approval_voted.approval_id], event, causers=folded.turn_of(event).causers)
 
 
 def _approval_decided(folded: Folded, event: Event) -> None:

@@ -54,6 +54,7 @@ class FoldedApproval:
     arguments_hash: str
     kind: str
     unknown_tool_call_ids: list[str]
+    exclude_requester: bool = True
     state: str = "PENDING"
     decision: str | None = None
     replaced_by: str = ""
@@ -89,8 +90,12 @@ class FoldedTurn:
     error_code: int = 0
     message_ids: set[str] = field(default_factory=set)
 
+    @property
+    def causers(self) -> set[str]:
+        return {self.principal, *self.caused_by}
+
     def add_causers(self, *people: str) -> None:
-        known = {"", self.principal, *self.caused_by}
+        known = {"", *self.causers}
         self.caused_by += dict.fromkeys(person for person in people if person not in known)
 
     def add_usage(self, used: Usage) -> None:

@@ -11,8 +11,11 @@ COMPARED = ("person", "authority", "through", "decision", "arguments_hash", "rea
 _LETS_RUN = ("APPROVE", "RETRY")
 
 
-def add_vote(approval: FoldedApproval, event: event_pb2.Event) -> None:
-    """Adds a vote, in place of those that it takes back. Raises BrokenLog if a person would count twice."""
+def add_vote(approval: FoldedApproval, event: event_pb2.Event, *, causers: set[str]) -> None:
+    """Adds a vote, in place of those that it takes back, and of those by whom the call was caused meanwhile.
+
+    Raises BrokenLog if a person would count twice.
+    """
     voted = event.approval_voted
     vote: dict[str, object] = {name: getattr(voted, name) for name in COMPARED if name not in ("decision", "sequence")}
     decision = event_pb2.ApprovalDecision.Name(voted.decision).removeprefix("APPROVAL_DECISION_")
@@ -22,6 +25,8 @@ def add_vote(approval: FoldedApproval, event: event_pb2.Event) -> None:
     kept = [earlier for earlier in approval.votes if earlier["arguments_hash"] == voted.arguments_hash]
     kept = [earlier for earlier in kept if not _takes_back(earlier, vote)]
     people = {voted.person, voted.authority}
+    if approval.exclude_requester:
+        kept = [earlier for earlier in kept if not {earlier["person"], earlier["authority"]} & causers]
     if any(people & {earlier["person"], earlier["authority"]} for earlier in kept):
         raise BrokenLog(f"{sorted(people)} would count twice in approval {voted.approval_id} ({event.sequence})")
     approval.votes = [*kept, vote]

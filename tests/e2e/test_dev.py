@@ -159,10 +159,13 @@ async def test_the_feed_has_a_line_a_decision_and_a_line_a_turn(dev: PseudoTermi
 
 async def test_a_tool_that_raises_is_shown_with_its_line_and_its_text(dev: PseudoTerminal, client: Client) -> None:
     session = await client.sessions.create("desk")
+    answered = dev.text.count("desk   answered in")
     turn = await session.send("find_order B-1")
     assert turn.answer[0].text == 'The tool answered: {"error": "The tool failed (KeyError)."}'
     line = TOOLS[: TOOLS.index("return ORDERS")].count("\n") + 1
     await dev.until(f"tool find_order raised KeyError (desk.py:{line} find_order): 'B-1'; the model receives a failed")
+    await dev.until(lambda text: text.count("desk   answered in") > answered)
+    assert "find_order FAILED" not in dev.text, "the log's line is enough"
 
 
 async def test_what_a_tool_writes_moves_no_cursor(dev: PseudoTerminal, client: Client) -> None:

@@ -68,7 +68,7 @@ class Screen:
         self._shown_level = shown_level
         self._models = DevModels(self._wait_for)
         self._address = settings.address(settings.port)
-        self._feed = LiveFeed(self.printer, lambda text: command(text, address=self._address))
+        self._feed = LiveFeed(self.printer, self.log, lambda text: command(text, address=self._address))
         self._shutdown = ShutdownRequest()
         self._status = contextlib.ExitStack()
 

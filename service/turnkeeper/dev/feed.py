@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from turnkeeper.dev.printer import Printer
-from turnkeeper.dev.screen_log import clock
+from turnkeeper.dev.screen_log import ScreenLog, clock
 from turnkeeper.domain import approval_events as approvals
 from turnkeeper.domain import event as events
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
@@ -39,9 +39,11 @@ logger = logging.getLogger(__name__)
 class LiveFeed:
     """Turns what is stored into lines."""
 
-    def __init__(self, printer: Printer, command: Callable[[str], str]) -> None:
-        """`command` makes the text of a command that works in the reader's shell."""
+    def __init__(self, printer: Printer, log: ScreenLog, command: Callable[[str], str]) -> None:
+        """`command` makes the text of a command that works in the reader's shell. A failed tool that `log` has shown
+        has no second line."""
         self._printer = printer
+        self._log = log
         self._command = command
         self._agents = OrderedDict[str, str]()
 
@@ -84,8 +86,9 @@ class LiveFeed:
                 yield _FeedLine(
                     f"{_tool_of(changeset, approval_id)} ", ("expired", "red"), ": it was not decided in time"
                 )
-            case ToolReturned(tool=tool, outcome=outcome, result_json=result) if outcome not in _QUIET:
-                yield _FeedLine(f"{tool:.64} ", (outcome.value, "red"), f" {_one_line(model_text(result))}")
+            case ToolReturned(tool=tool, outcome=outcome, result_json=result) as returned if outcome not in _QUIET:
+                if not self._log.has_shown(returned.tool_call_id):
+                    yield _FeedLine(f"{tool:.64} ", (outcome.value, "red"), f" {_one_line(model_text(result))}")
             case ClientToolRequested(tool=tool):
                 yield _FeedLine(f"{tool} waits for the client, which runs it")
             case events.AttemptFailed(error=error, outcome=AttemptOutcome.RETRYING, retry_delay=delay):

@@ -59,8 +59,9 @@ def cast(
 ) -> Approval:
     """Returns the approval with the answer as a vote: decided if the votes are enough, else PENDING.
 
-    Returns this same approval if the person repeats a vote. `causers` are the people who caused the call; `sequence` is
-    the number of the vote's event. The answer's edited arguments are left out of it.
+    Returns this same approval if the person repeats a vote. `causers` are the people who caused the call: votes of
+    those who did so after they had voted are taken out. `sequence` is the number of the vote's event. The answer's
+    edited arguments are left out of it.
 
     Raises ApprovalAlreadyProcessed if the approval is not pending or the person has voted otherwise, PermissionDenied
     if the person may not decide it. Raises ArgumentsHashMismatch if the person saw other arguments, ServiceUnavailable
@@ -74,6 +75,7 @@ def cast(
     earlier = approval.vote_of(answer.by)
     if earlier is not None and _is_same(earlier, answer):
         return approval
+    approval = _without_votes_of(_excluded(approval, causers), approval)
     authority = _authority(approval, answer, causers)
     _check_content(approval, answer)
     taken_back = [vote for vote in approval.counted_votes if _takes_back(vote, answer)]
@@ -151,7 +153,7 @@ def _authority(approval: Approval, answer: Answer, causers: frozenset[str]) -> s
     """
     if not answer.identified:
         return answer.by
-    excluded = causers if approval.approvers.exclude_requester else frozenset[str]()
+    excluded = _excluded(approval, causers)
     if answer.by in excluded:
         raise _ineligible(approval, Ineligible.REQUESTER)
     approvers = approval.approvers
@@ -167,6 +169,15 @@ def _authority(approval: Approval, answer: Answer, causers: frozenset[str]) -> s
         raise _ineligible(approval, Ineligible.DELEGATE)
     free = (person for person in taken if not _overlapping(approval, answer, person))
     return next(free, taken[0])
+
+
+def _excluded(approval: Approval, causers: frozenset[str]) -> frozenset[str]:
+    return causers if approval.approvers.exclude_requester else frozenset()
+
+
+def _without_votes_of(people: frozenset[str], approval: Approval) -> Approval:
+    """Returns the approval without the votes that count for one of these people."""
+    return replace(approval, votes=tuple(vote for vote in approval.votes if people.isdisjoint(vote.people)))
 
 
 def _overlapping(approval: Approval, answer: Answer, authority: str) -> list[Vote]:

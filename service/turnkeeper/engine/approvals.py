@@ -26,7 +26,6 @@ from turnkeeper.faults import fault
 from turnkeeper.policy.policies import Policies
 from turnkeeper.store.changeset import Snapshot
 from turnkeeper.store.contract import ApprovalStore, SessionStore
-from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.tools.toolbox import Toolbox
 
 T = TypeVar("T")
@@ -69,14 +68,11 @@ class ArgumentEdits:
 class Approvals:
     """The verbs on approvals."""
 
-    def __init__(
-        self, store: ApprovalStore, log_writer: LogWriter, feeds: Feeds, *, edits: ArgumentEdits, metrics: Metrics
-    ) -> None:
+    def __init__(self, store: ApprovalStore, log_writer: LogWriter, feeds: Feeds, *, edits: ArgumentEdits) -> None:
         self._store = store
         self._log_writer = log_writer
         self._feeds = feeds
         self._edits = edits
-        self._metrics = metrics
 
     async def get(self, tenant: str, approval_id: str) -> Approval:
         """Returns the approval. Raises ApprovalNotFound if the tenant has none with this id."""
@@ -127,7 +123,7 @@ class Approvals:
                 raise behind(approval.session_key)
             return await self._repeated(approval, answer)
         if stored.committed is not None and decided.state is not ApprovalState.PENDING:
-            self._record_closed(decided)
+            self._log_writer.notify_owner(decided.session_key)
         if decided.state is ApprovalState.EXPIRED:
             raise _expired(decided)
         return decided, votes.sequence_of(decided, answer.by)
@@ -146,8 +142,7 @@ class Approvals:
             snapshot = None
             if stored.committed is None:
                 return
-            for expired in stored.value:
-                self._record_closed(expired)
+            self._log_writer.notify_owner(approval.session_key)
             if len(stored.value) < approval_rules.EXPIRED_AT_ONCE:
                 return
 
@@ -166,7 +161,7 @@ class Approvals:
             _check_pending(approval)
             raise behind(approval.session_key)  # the decision read more than this reading shows
         if stored.value.state is ApprovalState.EXPIRED:
-            self._record_closed(stored.value)
+            self._log_writer.notify_owner(stored.value.session_key)
             raise _expired(stored.value)
         return stored.value
 
@@ -202,14 +197,6 @@ class Approvals:
         decided = votes.repeated(approval, answer)
         check_repeat(decided, answer)
         return decided, votes.sequence_of(decided, answer.by)
-
-    def _record_closed(self, approval: Approval) -> None:
-        """Counts an approval that left PENDING, and notifies the turn's owner."""
-        self._metrics.approval(approval.state.value)
-        if approval.decide_time is not None:
-            waited = (approval.decide_time - approval.create_time).total_seconds()
-            self._metrics.decision_time(max(0.0, waited))
-        self._log_writer.notify_owner(approval.session_key)
 
 
 def _check_pending(approval: Approval) -> None:

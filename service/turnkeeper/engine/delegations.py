@@ -25,7 +25,7 @@ CLOCK_SLACK: Final = timedelta(minutes=1)
 MOST_GIVEN: Final = 100
 """Delegations of one person that are in force at a time."""
 MOST_RECEIVED: Final = 1000
-"""Delegations to one person whose authority is looked at, at most."""
+"""Delegations to one person that are in force at a time: a vote looks at all of them."""
 
 
 class _DelegationAudit(DelegationStore, AuditStore, Protocol):
@@ -44,7 +44,7 @@ class Delegations:
         """Lends the caller's authority to `delegate`, in place of an earlier delegation to the same one.
 
         Raises InvalidRequest unless `delegate` is another approver of the tenant, and `until` within LONGEST; and
-        QuotaExceeded beyond MOST_GIVEN.
+        QuotaExceeded beyond MOST_GIVEN of the caller or MOST_RECEIVED of the delegate.
         """
         now = self._sources.now()
         if problems := self._problems(caller, delegate, until=until, now=now):
@@ -54,6 +54,12 @@ class Delegations:
         others = [lent for lent in given if lent.person == caller.principal and lent.delegate != delegate]
         if len(others) >= MOST_GIVEN:
             raise QuotaExceeded(f"You have delegated to {MOST_GIVEN} others; revoke a delegation first.")
+        received = await self._store.delegations(caller.tenant, delegate=delegate, limit=MOST_RECEIVED + 1)
+        if sum(lent.person != caller.principal for lent in received) >= MOST_RECEIVED:
+            raise QuotaExceeded(
+                f"{delegate} has {MOST_RECEIVED:,} delegations already; delegate to another approver, or let one of "
+                "those who have delegated to this one revoke it first."
+            )
         delegation = Delegation(
             tenant=caller.tenant,
             person=caller.principal,

@@ -20,7 +20,7 @@ from turnkeeper.terminal.sessions import SESSION
 from turnkeeper_client import Client, ResumePolicy
 from turnkeeper_client.calls import call
 from turnkeeper_client.pb.v1 import session_pb2
-from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, Event
+from turnkeeper_client.pb.v1.event_pb2 import Event
 
 PATIENT = ResumePolicy(patience=timedelta(days=1))
 """A server may be away for long: Ctrl-C ends a command that follows."""
@@ -115,7 +115,7 @@ def _show_markdown(output: Output, event: Event) -> None:
         case "approval_decided":
             decided = event.approval_decided
             reason = f": {decided.reason}" if decided.reason else ""
-            output.show(f"\n*{decided.decided_by} decided {word(ApprovalDecision, decided.decision)}{reason}*")
+            output.show(f"\n*{story.decided_by(decided)}{reason}*")
         case "turn_failed":
             output.show(f"\n*The turn failed: {event.turn_failed.error.message}*")
 

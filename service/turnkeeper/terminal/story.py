@@ -24,6 +24,13 @@ _ACTIONS: Final = {
     event_pb2.POLICY_ACTION_DENY: "the policy denies it",
     event_pb2.POLICY_ACTION_NOTIFY: "it runs, with a notice",
 }
+_DECISIONS: Final = {
+    event_pb2.APPROVAL_DECISION_APPROVE: "approved",
+    event_pb2.APPROVAL_DECISION_REJECT: "rejected",
+    event_pb2.APPROVAL_DECISION_RETRY: "allowed to run again",
+    event_pb2.APPROVAL_DECISION_MARK_DONE: "marked as done",
+    event_pb2.APPROVAL_DECISION_GIVE_UP: "given up",
+}
 _CUT: Final = (FINISH_REASON_CONTENT_FILTER, FINISH_REASON_INTERRUPTED, FINISH_REASON_LENGTH)
 Payload = Any
 Line = Sequence[Part]
@@ -46,6 +53,14 @@ def show_event(event: Event, output: Output, *, shell: Callable[[str], str]) -> 
 def text_of(content: Sequence[MessagePart]) -> str:
     """Returns the text of a message; another part is named in brackets."""
     return "".join(part.text if part.HasField("text") else f"[{part.WhichOneof('kind')}]" for part in content)
+
+
+def decided_by(event: event_pb2.ApprovalDecided) -> str:
+    """Returns what was decided, and by whom: `approved by anna`."""
+    decision = _DECISIONS.get(event.decision) or f"decided as {word(event_pb2.ApprovalDecision, event.decision)}"
+    through = f" through {event.decided_through}" if event.decided_through else ""
+    before = f" before, in {short(event.remembered_from)}" if event.remembered_from else ""
+    return f"{decision} by {event.decided_by}{through}{before}"
 
 
 def _created(event: event_pb2.SessionCreated) -> Line:
@@ -90,16 +105,12 @@ def _requested(event: event_pb2.ApprovalRequested, shell: Callable[[str], str]) 
 def _voted(event: event_pb2.ApprovalVoted) -> Line:
     through = f" through {event.through}" if event.through else ""
     place = f" in the place of {event.authority}" if event.authority not in ("", event.person) else ""
-    return [(f"{event.person}{through}{place} voted {word(event_pb2.ApprovalDecision, event.decision)}", _DIM)]
+    return [(f"{event.person}{through}{place} voted to {word(event_pb2.ApprovalDecision, event.decision)}", _DIM)]
 
 
 def _decided(event: event_pb2.ApprovalDecided) -> Line:
-    through = f" through {event.decided_through}" if event.decided_through else ""
-    decision = word(event_pb2.ApprovalDecision, event.decision)
     style = _GOOD if event.decision == event_pb2.APPROVAL_DECISION_APPROVE else _BAD
-    before = f" before, in {short(event.remembered_from)}" if event.remembered_from else ""
-    decided = f"{event.decided_by}{through} decided {decision}{before}"
-    return [(decided, style), f": {event.reason}" if event.reason else ""]
+    return [(decided_by(event), style), f": {event.reason}" if event.reason else ""]
 
 
 def _remembered(event: event_pb2.RememberedDecision) -> Line:

@@ -218,7 +218,7 @@ class Toolbox:
             failure.kind,
             " > ".join(failure.frames) or "no frames",
             f": {failure.text}" if self._record_content else "",
-            extra={"session": call.session_id, "turn": call.turn_id},
+            extra={"session": call.session_id, "turn": call.turn_id, "tool_call": call.id},
         )
         return _failure(f"The tool failed ({failure.kind}).")
 

@@ -1,4 +1,4 @@
-"""Watchers of approvals: how long after its commit each change of an approval arrives at them."""
+"""Watchers of approvals: how long after its commit a change arrives at them. An approver who lists what waits."""
 
 import asyncio
 import time
@@ -14,12 +14,13 @@ from pymongo.write_concern import WriteConcern
 from tests.bench.figures import Invalid
 from tests.bench.jobs.decisions import AGENT, MESSAGE
 from tests.bench.runner import Channels
-from turnkeeper.pb.v1 import approval_pb2, chat_pb2, chat_pb2_grpc, message_pb2
+from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, chat_pb2, chat_pb2_grpc, message_pb2
 
 WATCH = "/turnkeeper.v1.ApprovalService/WatchApprovals"
 OTHER = "other"
 """The agent of the watchers that no change concerns."""
 PATIENCE = 60.0
+PAGE = 50
 OPENED_AT_ONCE = 32
 """More at once are more than a replica admits."""
 
@@ -131,3 +132,23 @@ def copy_of(model: Mapping[str, Any], approval_id: str, **changed: Any) -> dict[
         "create_time": datetime.now(UTC),
         **changed,
     }
+
+
+async def list_mine(channels: Channels, *, address: str, token: str, count: int) -> list[float]:
+    """Lists what the person of the token may decide: `count` calls, one after the other, by turns the first page and
+    the second one. Returns the milliseconds of each.
+
+    Raises Invalid unless each page has PAGE approvals.
+    """
+    approvals = approval_pb2_grpc.ApprovalServiceStub((await channels.to(address))[0])
+    request = approval_pb2.ListApprovalsRequest(decidable_by="@me", page_size=PAGE)
+    metadata = (("authorization", f"Bearer {token}"),)
+    times = list[float]()
+    for number in range(count):
+        began = time.perf_counter()
+        page = await approvals.ListApprovals(request, metadata=metadata)
+        times.append(1000 * (time.perf_counter() - began))
+        if len(page.approvals) != PAGE:
+            raise Invalid(f"a page has {len(page.approvals)} approvals")
+        request.page_token = "" if number % 2 else page.next_page_token
+    return times

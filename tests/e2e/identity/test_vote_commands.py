@@ -67,4 +67,4 @@ async def test_authority_is_lent_listed_used_and_taken_back(served: Served, tmp_
     assert "no longer decides" in await command(served, tmp_path, "eve", "approvals", "revoke", "sue")
     assert "did not decide" in await command(served, tmp_path, "eve", "approvals", "revoke", "sue", status=1)
     story = await command(served, tmp_path, "sue", "show", "lent")
-    assert "sue in the place of eve voted approve" in story
+    assert "sue in the place of eve voted to approve" in story

@@ -6,10 +6,11 @@ import pytest
 import pytest_asyncio
 
 from tests import harness
+from tests.checker.compare import check
 from tests.e2e.support.voters import APPROVE, APPROVED, PENDING, Served, delegate, serving_voters
 from tests.status_details import refused
 from tests.test_tools import ToolControl
-from turnkeeper.pb.v1 import approval_pb2, session_pb2
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,6 +21,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     async with serving_voters(mongo_uri, module_database, tmp_path_factory.mktemp("votes")) as served:
         yield served
+        await check(mongo_uri, module_database)
 
 
 async def test_two_persons_decide_and_each_vote_is_an_event_and_a_record(
@@ -76,6 +78,27 @@ async def test_who_may_not_decide_gets_what_is_needed(served: Served) -> None:
         await harness.decide(await served.as_("kim"), approval)
     assert not await served.events("refused", "approval_voted")
     assert not await served.records(action="decide_approval", target=approval.approval_id, outcome="PENDING")
+
+
+async def test_a_vote_counts_no_more_once_its_voter_has_caused_the_call(
+    served: Served, tool_control: ToolControl
+) -> None:
+    anna, bob, eve, portal = [await served.as_(name) for name in ("anna", "bob", "eve", "portal")]
+    await harness.create_test_session(anna, agent="payer", session_id="looked")
+    look = chat_pb2.ClientTool(name="look", schema_json='{"type":"object"}')
+    turn = await harness.send_message_to_session(anna, "looked", "look-and-do looked", client_tools=[look])
+    approval = await harness.wait_for_approval(anna, "looked")
+    assert (await harness.decide(portal, approval)).approval.needed == 1
+    (event,) = await served.events("looked", "client_tool_requested")
+    result = chat_pb2.SubmitToolResultRequest(
+        session_id="looked", tool_call_id=event.client_tool_requested.tool_call_id, result_json='"seen"'
+    )
+    await (await served.as_("portal", turnkeeper_on_behalf_of="anna")).chat.SubmitToolResult(result)
+    voted = (await harness.decide(bob, approval)).approval
+    assert (voted.state, voted.needed, [vote.person for vote in voted.votes]) == (PENDING, 1, ["bob"])
+    assert not tool_control.effects("looked")
+    assert (await harness.decide(eve, approval)).approval.state == APPROVED
+    assert (await harness.wait_for_turn(anna, "looked", turn.turn_id)).state == chat_pb2.TURN_STATE_COMPLETED
 
 
 async def test_a_delegate_votes_in_the_place_of_another_until_that_is_taken_back(served: Served) -> None:

@@ -15,7 +15,13 @@ from turnkeeper.pb.v1 import approval_pb2, audit_pb2, event_pb2
 SCRIPT = r"""
 [[reply]]
 match = '^do (?P<label>\S+)'
+after_tools = 0
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^look-and-do (?P<label>\S+)'
+after_tools = 0
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }, { name = "look", arguments = {} }]
 
 [[reply]]
 text = "Told: {tool_result}"

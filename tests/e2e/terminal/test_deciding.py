@@ -63,6 +63,10 @@ async def test_a_program_needs_the_hash_or_yes(turnkeeper: CommandLine, stubs: A
     assert done.json["approval"]["state"] == "APPROVAL_STATE_APPROVED"
     late = await turnkeeper("reject", approval.approval_id, "--yes", status=5)
     assert "APPROVAL_ALREADY_PROCESSED" in late.errors
+    shown = await turnkeeper("show", turn.session_id)
+    assert " approved by default\n" in shown.output
+    exported = await turnkeeper("export", turn.session_id, "--format", "md")
+    assert "\n*approved by default*\n" in exported.output
 
 
 async def test_yes_prints_what_it_decides(turnkeeper: CommandLine, stubs: Any) -> None:
@@ -72,6 +76,7 @@ async def test_yes_prints_what_it_decides(turnkeeper: CommandLine, stubs: Any) -
     assert approval_of(stubs, turn).arguments_hash in printed.output
     assert printed.output.endswith("act: rejected\n")
     assert approval_of(stubs, turn).reason == "Not today."
+    assert " rejected by default: Not today.\n" in (await turnkeeper("show", turn.session_id)).output
     for arguments in (["approve", "--yes"], ["approve", "a", "b", "--hash", "x"], ["edit", "a", "--yes"]):
         assert "without a question" in (await turnkeeper(*arguments, status=2)).errors
 

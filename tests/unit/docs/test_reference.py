@@ -19,7 +19,7 @@ from turnkeeper.domain.approvers import Approvers
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
-from turnkeeper.engine import operations, turns
+from turnkeeper.engine import delegations, operations, turns
 from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
@@ -250,6 +250,8 @@ def test_the_limits() -> None:
         "reason of FreezeAdmission": f"{validation.RULES['FreezeAdmissionRequest']['reason'].max_length:,} characters",
         "turns that one CancelTurns cancels": f"{operations.MOST_CANCELLED:,}",
         "freezes of a tenant": f"{operations.MOST_FREEZES:,}",
+        "delegations that a person gives": f"{delegations.MOST_GIVEN}",
+        "delegations that a person receives": f"{delegations.MOST_RECEIVED:,}",
         "a page": f"{page_tokens.MAX_SIZE} items, {kib(page_tokens.MAX_BYTES)}",
         "a wait": f"{send['wait'].max_seconds} s",
         "a wait of CancelTurn for the turn's server": f"{turns.CANCEL_WAIT:g} s",

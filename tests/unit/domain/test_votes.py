@@ -36,6 +36,7 @@ def vote(
     groups: frozenset[str] = FINANCE,
     mandates: tuple[Mandate, ...] = (),
     identified: bool = True,
+    causers: frozenset[str] = CAUSERS,
     **given: Any,
 ) -> Approval:
     answer = Answer(
@@ -47,7 +48,7 @@ def vote(
         **({"arguments_hash": approval.arguments_hash, "reason": "so"} | given),
     )
     sequence = 10 + len(approval.votes)
-    return cast(approval, answer, causers=CAUSERS, at=NOON + timedelta(seconds=5), sequence=sequence)
+    return cast(approval, answer, causers=causers, at=NOON + timedelta(seconds=5), sequence=sequence)
 
 
 def people(approval: Approval) -> list[str]:
@@ -69,6 +70,22 @@ def test_a_person_counts_once_however_often_it_votes() -> None:
     assert through is first
     twice = replace(first, votes=first.votes * 2)
     assert (count(twice, D.APPROVE), missing(twice)) == (1, 1)
+
+
+@pytest.mark.parametrize("decision", [D.APPROVE, D.REJECT])
+@pytest.mark.parametrize("people", [("eve", "eve"), ("eve", "sue"), ("sue", "eve")])
+def test_a_vote_of_who_caused_the_call_after_it_counts_no_more(
+    people: tuple[str, str], decision: ApprovalDecision
+) -> None:
+    voter, authority = people
+    mandates = (Mandate(person=authority, groups=FINANCE),) if authority != voter else ()
+    groups = FINANCE if authority == voter else frozenset[str]()
+    first = vote(pending(veto=False), voter, decision, groups=groups, mandates=mandates)
+    assert (count(first, decision), first.votes[0].people) == (1, frozenset(people))
+    second = vote(first, "bob", decision, causers=CAUSERS | {"eve"})
+    assert (second.state, [cast.person for cast in second.votes]) == (S.PENDING, ["bob"])
+    lenient = replace(first, approvers=replace(first.approvers, exclude_requester=False))
+    assert vote(lenient, "bob", decision, causers=CAUSERS | {"eve"}).state is not S.PENDING
 
 
 def test_one_rejection_ends_it_unless_the_rule_has_no_veto() -> None:

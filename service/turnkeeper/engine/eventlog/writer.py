@@ -1,7 +1,6 @@
 """Stores decisions in the event log, and makes a decision again if the session changed meanwhile."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
@@ -13,7 +12,7 @@ from typing import Generic, NoReturn, TypeVar
 from turnkeeper.admission.gate import wanted_until
 from turnkeeper.admission.load import Load
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.eventlog.commit_counts import count_ended
 from turnkeeper.engine.eventlog.lease import HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
@@ -44,9 +43,6 @@ MAX_TRIES = 64
 MAX_UNANSWERED = 4096
 """Changesets without a result whose first sending is recorded, at most. Beyond it the oldest record is dropped."""
 
-_LOGGED_METADATA = ("reason", "http_status", "cause", "tools", "limit")
-"""The keys of a failed turn's error metadata that are logged; none of them holds content."""
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -148,7 +144,7 @@ class LogWriter:
                 self.load.accepted(turn)
             for turn in changeset.turns:
                 self.load.changed(turn)
-                self._count_if_ended(turn, last=result.last_seq)
+            count_ended(changeset, result, self._metrics)
             if changeset.head.wake == timedelta():
                 self.claimable.set()
 
@@ -359,28 +355,6 @@ class LogWriter:
             raise LeaseLost
         self._metrics.append_retry("STALE")
         return None
-
-    def _count_if_ended(self, turn: Turn, *, last: int) -> None:
-        """Counts a turn that has ended in the metrics, and logs its error if it failed.
-
-        `last` is the number of the last event of the changeset that ended it.
-        """
-        if not turn.state.ended:
-            return
-        seconds = (turn.update_time - turn.create_time).total_seconds()
-        self._metrics.turn_finished(turn.state.value, agent=turn.agent, seconds=max(0.0, seconds))
-        self._metrics.tokens("input", agent=turn.agent, count=turn.usage.input_tokens)
-        self._metrics.tokens("output", agent=turn.agent, count=turn.usage.output_tokens)
-        if turn.error is not None:
-            self._metrics.error(turn.error.code)
-            metadata = {key: turn.error.metadata[key] for key in _LOGGED_METADATA if key in turn.error.metadata}
-            logger.warning(
-                "a turn of agent %s failed: %s %s; RetryTurn can run it again while it is the session's last",
-                *(turn.agent, turn.error.code.name, metadata or ""),
-                extra={"session": turn.session_id, "turn": turn.id, "attempt": turn.attempt, "sequence": last},
-            )
-        elif turn.answer:
-            self._metrics.message("ASSISTANT")
 
 
 def needs_place(_: UnitOfWork) -> NoReturn:

@@ -234,7 +234,7 @@ class Replica:
             poll=POLL,
         )
         edits = ArgumentEdits(store, agents=agents, toolbox=toolbox, policies=policies)
-        self.approvals = Approvals(store, log_writer, feeds, edits=edits, metrics=metrics)
+        self.approvals = Approvals(store, log_writer, feeds, edits=edits)
         freezes = Freezes()
         self.sessions = Sessions(store, log_writer, session_cache=session_cache, agents=agents, freezes=freezes)
         measures = CallMeasures(store, spans=spans, metrics=metrics, decode=decode)
