@@ -37,19 +37,19 @@ demo: setup ## the whole product on real parts, each step checked (DEMO_ARGS=-v)
 recording: setup ## the terminal that README.md shows, recorded anew
 	@$(BIN)/python -m tests.demo.recording
 
-test: setup build/protobuf7.stamp ## every test, on real parts (PYTEST_ARGS="-k name")
+test: setup build/protobuf7.stamp ## the tests, on real parts (PYTEST_ARGS="-k name")
 	$(PYTEST) $(PYTEST_ARGS)
 
 client-protobuf7: setup build/protobuf7.stamp ## the Python client's tests on protobuf 7
 	PYTHONPATH=build/protobuf7 $(BIN)/pytest clients/python/tests --ignore clients/python/tests/test_client_readme.py $(PYTEST_ARGS)
 
-test-faults: setup ## a slow majority, a full disk, a killed database (2 min)
-	$(PYTEST) tests/faults $(PYTEST_ARGS)
+test-faults: setup ## servers and databases that die, freeze, fill up (6 min)
+	$(PYTEST) tests/faults tests/e2e/recovery $(PYTEST_ARGS)
 
 test-rights: setup ## end-to-end tests, the database with the least rights (10 min)
-	TURNKEEPER_TEST_LEAST_RIGHTS=1 $(PYTEST) tests/e2e $(PYTEST_ARGS)
+	TURNKEEPER_TEST_LEAST_RIGHTS=1 $(PYTEST) tests/e2e tests/e2e/recovery $(PYTEST_ARGS)
 
-test-instruments: setup ## bench, chaos and profile themselves, in small (2 min)
+test-instruments: setup ## bench, chaos, demo and profile themselves (3 min)
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile tests/instruments $(PYTEST_ARGS)
 
 clients-check: setup ## the guide's Go, TypeScript and Java clients (4 min)

@@ -120,8 +120,8 @@ async def whole_request_is_refused(method: str, request: Any, *, owned: Belongin
         expected = expected.renamed(absent(id_), id_)
     assert answer == expected
     assert answer.status is not grpc.StatusCode.OK or method in (*LISTS, REFUSES_EACH), answer
-    asked = names["approval_id"] if method == REFUSES_EACH else ""
-    assert not owned.is_in(answer, but=asked) or answer.status is not grpc.StatusCode.OK
+    own = names["approval_id"] if method == REFUSES_EACH else ""
+    assert not owned.is_in(answer, but=own) or answer.status is not grpc.StatusCode.OK
 
 
 async def each_id_is_refused(method: str, request: Any, *, owned: Belongings, by: Belongings) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import AGENT, NOON, a_call, a_session, a_session_key, a_turn, new_id
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.message import MOST_CALLS
-from turnkeeper.domain.policy import PolicyRule, Ruling
+from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
 from turnkeeper.domain.tool import (
     Call,
@@ -18,7 +18,6 @@ from turnkeeper.domain.tool import (
     ToolClass,
     ToolOutcome,
     ToolResult,
-    ToolSpec,
     decision_hash,
 )
 from turnkeeper.domain.tool_events import ToolReturned
@@ -27,10 +26,7 @@ from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.advance import CHANGED_AT_ONCE, Owner, advance_turn
 from turnkeeper.engine.rules.tool_calls import (
     MOST_PENDING,
-    STARTED_BEFORE,
     as_today,
-    changes_of,
-    refuse_start,
     shows_all_unknown,
 )
 from turnkeeper.engine.rules.turns import record_late_result, record_tool_results, resolve_lost_calls
@@ -375,25 +371,6 @@ def test_a_call_starts_only_with_every_unknown_call_of_its_tool_in_view() -> Non
     assert shows_all_unknown(uow, replace(call, tool="free"))
 
 
-@pytest.mark.parametrize(
-    ("tool_class", "action", "round_", "changed"),
-    [
-        (ToolClass.READ_ONLY, PolicyAction.AUTO, 0, ()),
-        (ToolClass.IDEMPOTENT, PolicyAction.AUTO, 0, ()),
-        (ToolClass.IDEMPOTENT, PolicyAction.APPROVE, 0, ("schema", "description", "rule")),
-        (ToolClass.IDEMPOTENT, PolicyAction.AUTO, 1, ("schema", "description", "rule")),
-        (ToolClass.IRREVERSIBLE, PolicyAction.AUTO, 0, ("schema", "description")),
-    ],
-)
-def test_a_call_that_an_older_version_let_run_is_not_asked_for_if_it_may_be_repeated(
-    tool_class: ToolClass, action: PolicyAction, round_: int, changed: tuple[str, ...]
-) -> None:
-    spec = ToolSpec(name="act", description="Acts.", schema_json="{}", tool_class=tool_class, source="python")
-    call = a_call(PLACE, tool="act", source="python", tool_class=tool_class, state=S.READY, round=round_)
-    ruling = PolicyRule(tool="*", action=action).ruling
-    assert changes_of(unit_of_work(call), call, spec, ruling) == changed
-
-
 def test_a_session_remembers_the_latest_of_each_tool() -> None:
     session = a_session(PLACE).with_unknown("other", "first")
     for number in range(UNKNOWN_PER_TOOL + 5):
@@ -405,16 +382,3 @@ def test_a_session_remembers_the_latest_of_each_tool() -> None:
         call_id for call_id in latest if call_id != "20"
     )
     assert session.with_unknown("same", "20").unknown_calls("same")[0] == "20"
-
-
-@pytest.mark.parametrize("ruling", [Ruling(action=PolicyAction.DENY), None], ids=["denied", "gone"])
-@pytest.mark.parametrize("was_started", [True, False])
-def test_a_call_that_may_not_start_again_is_not_told_as_one_that_never_ran(
-    *, ruling: Ruling | None, was_started: bool
-) -> None:
-    call = replace(started(), state=S.READY, started=was_started)
-    uow = unit_of_work(call)
-    refuse_start(uow, call, ruling)
-    [returned] = [event for event in (new.payload for new in uow.events) if isinstance(event, ToolReturned)]
-    assert returned.started is was_started
-    assert (STARTED_BEFORE in returned.result_json) is was_started
