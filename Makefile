@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo recording test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check wheels clean
+.PHONY: help setup run demo recording test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-approvals chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check wheels clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -64,6 +64,9 @@ chaos: setup ## faults under load, promises checked (SEED=1 MINUTES=5)
 
 chaos-points: setup ## servers killed at each fault point, 20 times (12 min)
 	@$(BIN)/python -m tests.chaos.points $(CHAOS_ARGS)
+
+chaos-approvals: setup ## 1,000 approvals raced, servers killed (6 min)
+	@$(BIN)/python -m tests.chaos.approvals $(CHAOS_ARGS)
 
 chaos-crowd: setup ## 1,000 clients killed, then 10,000 idle streams (3 min)
 	@$(BIN)/python -m tests.chaos.crowd $(CHAOS_ARGS)

@@ -231,6 +231,7 @@ def request_fields(request: Any) -> dict[str, Any]:
     if decision := getattr(request, "decision", 0):
         fields["decision"] = decision
         fields["hash"] = request.arguments_hash
+        fields["edited"] = bool(request.edited_arguments_json)
     return fields
 
 

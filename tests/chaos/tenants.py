@@ -23,6 +23,8 @@ APPROVER: Final = "approver"
 OTHERS: Final = ("second", "third")
 DEPUTY: Final = "deputy"
 """Votes with the authority of the last one of OTHERS, who lends it."""
+FRIEND: Final = "friend"
+"""Has the authority of the user in `make chaos-approvals`, and may decide nothing with it."""
 SPY: Final = "spy"
 GROUP: Final = "finance"
 MEMBERS: Final = frozenset({APPROVER, *OTHERS, USER})
@@ -32,6 +34,7 @@ PRINCIPALS: Final[Mapping[str, Sequence[str]]] = {
     APPROVER: ["approver", "auditor"],
     **{name: ["approver"] for name in OTHERS},
     DEPUTY: ["approver"],
+    FRIEND: ["approver"],
     SPY: ["caller", "approver", "operator", "auditor", "platform"],
 }
 """The principals of each tenant, and their roles."""

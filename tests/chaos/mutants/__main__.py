@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import harness
-from tests.chaos.mutants import crowded, lost_owners, unreplicated
+from tests.chaos.mutants import crowded, decisions, lost_owners, unreplicated
 from tests.chaos.mutants.deposed import read_from_a_deposed_primary
 from tests.chaos.mutants.operators import in_others_sessions
 from tests.chaos.mutants.patches import PATCHES
@@ -51,6 +51,11 @@ SCENES: Mapping[str, Scene] = {
     "record-beside-its-effect": in_others_sessions,
     "operators-name-lost": in_others_sessions,
     "operator-of-any-tenant": in_others_sessions,
+    "quorum-by-vote": decisions.raced,
+    "requester-through-delegation": decisions.raced,
+    "edit-keeps-votes": decisions.raced,
+    "error-means-auto": decisions.unreadable_condition,
+    "snapshot-before-subscription": decisions.asked_while_a_watcher_begins,
 }
 """Each mutant, and where it shows."""
 

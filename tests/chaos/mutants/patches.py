@@ -13,6 +13,7 @@ from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from tests.chaos.mutants import commits
+from tests.chaos.mutants.decision_patches import DECISION_PATCHES
 from tests.chaos.mutants.operator_patches import OPERATOR_PATCHES
 from turnkeeper.admission.gate import AdmittedCall, Gate, Kind
 from turnkeeper.domain.session import SessionKey
@@ -358,5 +359,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         feed_forgets_the_tenant,
         session_cache_forgets_the_tenant,
         *OPERATOR_PATCHES,
+        *DECISION_PATCHES,
     )
 }

@@ -119,7 +119,8 @@ def _decided(call: Try, history: History) -> str | None:
     if event is None or event.kind not in ("approval_decided", "approval_voted"):
         return f"event {call.answer['sequence']} is {_shown(event)}, not the decision on {call.request['approval']}"
     decided = getattr(event.event, event.kind)
-    same = (decided.approval_id, decided.decision) == (call.request["approval"], call.request["decision"])
+    name = approval.get("replaced_by") if call.request.get("edited") else call.request["approval"]
+    same = (decided.approval_id, decided.decision) == (name, call.request["decision"])
     return "" if same else f"event {event.sequence} is another decision"
 
 
