@@ -18,7 +18,7 @@ from turnkeeper.rpc import codec, cursor, remembered, validation, wire
 from turnkeeper.rpc.approval_filters import filter_of
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
-from turnkeeper.rpc.decisions import BatchMethods
+from turnkeeper.rpc.decisions import decide_all
 from turnkeeper.rpc.delegations import DelegationMethods
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.items import Items
@@ -35,7 +35,7 @@ MOST_COUNTED = 10_000
 """Where CountApprovals stops."""
 
 
-class ApprovalService(BatchMethods, DelegationMethods, RememberedMethods, approval_pb2_grpc.ApprovalServiceServicer):
+class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.ApprovalServiceServicer):
     """The RPCs about approvals: read them, watch them, wait for a decision, vote, delegate."""
 
     def __init__(  # noqa: PLR0913 - the parts it is made of
@@ -135,6 +135,11 @@ class ApprovalService(BatchMethods, DelegationMethods, RememberedMethods, approv
             sequence=sequence,
             cursor=cursor.before(sequence, key=approval.session_key),
         )
+
+    async def BatchDecideApprovals(
+        self, request: approval_pb2.BatchDecideApprovalsRequest, context: Context
+    ) -> approval_pb2.BatchDecideApprovalsResponse:
+        return await decide_all(request, context, decide=self.DecideApproval, items=self._items)
 
     async def ExtendApproval(
         self, request: approval_pb2.ExtendApprovalRequest, context: Context

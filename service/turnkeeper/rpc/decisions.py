@@ -1,12 +1,11 @@
-"""BatchDecideApprovals, as a part of ApprovalService."""
+"""BatchDecideApprovals: many decisions with one call, each by itself."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Final
 
 from turnkeeper.errors import ServiceUnavailable, SessionError
 from turnkeeper.pb.v1 import approval_pb2
-from turnkeeper.rpc.context import Context
+from turnkeeper.rpc.context import Context, Run
 from turnkeeper.rpc.deadlines import within_deadline
 from turnkeeper.rpc.items import Items
 from turnkeeper.rpc.status import detail_of
@@ -20,56 +19,46 @@ LONGEST: Final = 600.0
 NAME: Final = "turnkeeper.v1.ApprovalService/DecideApproval"
 
 Decision = approval_pb2.DecideApprovalRequest
+Decided = approval_pb2.DecideApprovalResponse
 Result = approval_pb2.BatchDecideApprovalsResult
 
 
-class BatchMethods:
-    """Decides many approvals with one call."""
+async def decide_all(
+    request: approval_pb2.BatchDecideApprovalsRequest, context: Context, *, decide: Run, items: Items
+) -> approval_pb2.BatchDecideApprovalsResponse:
+    """Makes each decision by `decide`, the method DecideApproval. Returns the results in the order of the decisions.
 
-    _items: Items
+    What is not done at the deadline of the call is given up.
+    """
+    items.begin()
+    limit = asyncio.Semaphore(AT_ONCE)
 
-    async def DecideApproval(
-        self, request: approval_pb2.DecideApprovalRequest, context: Context
-    ) -> approval_pb2.DecideApprovalResponse:
-        """Decides one."""
-        raise NotImplementedError
+    async def result_of(decision: Decision) -> Result:
+        async with limit:
+            return await _result_of(decision, context, decide=decide, items=items)
 
-    async def BatchDecideApprovals(
-        self, request: approval_pb2.BatchDecideApprovalsRequest, context: Context
-    ) -> approval_pb2.BatchDecideApprovalsResponse:
-        self._items.begin()
-        return approval_pb2.BatchDecideApprovalsResponse(
-            results=await self._decide_all(request.decisions, context, seconds=within_deadline(LONGEST, context))
-        )
+    tasks = [asyncio.create_task(result_of(decision)) for decision in request.decisions]
+    try:
+        await asyncio.wait(tasks, timeout=within_deadline(LONGEST, context))
+        results = [task.result() if task.done() else _undone() for task in tasks]
+        return approval_pb2.BatchDecideApprovalsResponse(results=results)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _decide_all(self, decisions: Sequence[Decision], context: Context, *, seconds: float) -> Sequence[Result]:
-        """Returns the results in the order of the decisions. What is not done after `seconds` is given up."""
-        limit = asyncio.Semaphore(AT_ONCE)
 
-        async def decide(decision: Decision) -> Result:
-            async with limit:
-                return await self._decide(decision, context)
-
-        tasks = [asyncio.create_task(decide(decision)) for decision in decisions]
-        try:
-            await asyncio.wait(tasks, timeout=seconds)
-            return [task.result() if task.done() else _undone() for task in tasks]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _decide(self, decision: Decision, context: Context) -> Result:
-        try:
-            decided = await self._items.call(self.DecideApproval, decision, context, name=NAME)
-        except SessionError as error:
-            return Result(error=detail_of(error.to_status()))
-        if decided.approval.ByteSize() > LARGE:
-            decided.approval.ClearField("arguments_json")
-            decided.approval.ClearField("late_result_json")
-        return Result(approval=decided.approval, sequence=decided.sequence)
+async def _result_of(decision: Decision, context: Context, *, decide: Run, items: Items) -> Result:
+    try:
+        decided: Decided = await items.call(decide, decision, context, name=NAME)
+    except SessionError as error:
+        return Result(error=detail_of(error.to_status()))
+    if decided.approval.ByteSize() > LARGE:
+        decided.approval.ClearField("arguments_json")
+        decided.approval.ClearField("late_result_json")
+    return Result(approval=decided.approval, sequence=decided.sequence)
 
 
 def _undone() -> Result:
-    message = "The deadline of the call came before this decision was stored; send it again."
+    message = "The deadline of the call came before the outcome of this decision was known; send it again."
     return Result(error=detail_of(ServiceUnavailable(message).to_status()))
