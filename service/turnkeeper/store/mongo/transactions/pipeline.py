@@ -3,8 +3,8 @@
 The database works on the commands of one connection one after the other. If each is only sent once the one before is
 answered, each costs a round trip, and a switch of threads here and there.
 
-The driver promises no call for that: some of what is used of it here is private. A version of the driver that lacks
-any of it is given one command after the other.
+The driver promises no call for that: some of what is used of it here is private, and may change with any version. One
+with which this was not tried is given one command after the other.
 """
 # ruff: noqa: SLF001
 
@@ -15,35 +15,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
+import pymongo
 from bson import decode
 from bson.codec_options import DEFAULT_CODEC_OPTIONS
-from pymongo import _telemetry, helpers_shared, message
 from pymongo.errors import DocumentTooLarge, ExecutionTimeout, ProtocolError
 from pymongo.read_preferences import ReadPreference
-from pymongo.synchronous import client_session, mongo_client, pool
 
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 
-PRIVATE: Final[Sequence[tuple[object, str]]] = (
-    (_telemetry, "_CommandTelemetry"),
-    (helpers_shared, "_check_command_response"),
-    (message, "_COMMAND_OVERHEAD"),
-    (message, "_op_msg"),
-    (pool.Connection, "_raise_connection_failure"),
-    (pool.Connection, "add_server_api"),
-    (pool.Connection, "apply_timeout"),
-    (pool.Connection, "close_conn"),
-    (pool.Connection, "receive_message"),
-    (pool.Connection, "send_cluster_time"),
-    (pool.Connection, "send_message"),
-    (client_session.ClientSession, "_apply_to"),
-    (client_session.ClientSession, "in_transaction"),
-    (mongo_client.MongoClient, "_conn_for_writes"),
-    (mongo_client.MongoClient, "_process_response"),
-)
-"""What is used of the driver that it does not promise: owners and names."""
-CAN_SEND_TOGETHER: Final = all(hasattr(owner, name) for owner, name in PRIVATE)
-"""This version of the driver has all of it."""
+TRIED: Final = (4, 20)
+"""The version of the driver with which this was tried."""
+CAN_SEND_TOGETHER: Final = pymongo.version_tuple[:2] == TRIED
+"""The driver is of that version."""
+if CAN_SEND_TOGETHER:
+    from pymongo import _telemetry, helpers_shared, message
+
 _SHARED: Final = ("lsid", "txnNumber", "autocommit", "maxTimeMS")
 """Fields of a transaction's first command that the others have as well."""
 
