@@ -12,10 +12,10 @@ from turnkeeper.domain.turn import Turn, TurnKey
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.audit_documents import audit_document
 from turnkeeper.store.mongo.client import ClientSession, Document
-from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
+from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import NOW
-from turnkeeper.store.mongo.measured_reads import MeasuredReads
-from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
+from turnkeeper.store.mongo.recorded import RecordedDocuments, recorded
+from turnkeeper.store.mongo.transactions.transaction import Transaction
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 from turnkeeper.store.operations import ActiveTurn, ReplicaState, TurnFilter
 
@@ -26,10 +26,8 @@ LEASE_INDEX: Final = "lease"
 _HEAD: Final = ("session_id", "tenant", "active_turn", "queue", "owner", "cancel", "lease_until")
 
 
-class OperationDocuments(MeasuredReads):
+class OperationDocuments(RecordedDocuments):
     """Implements `OperationStore`."""
-
-    _transactions: Transactions
 
     async def active_turns(
         self, tenant: str, where: TurnFilter, *, limit: int, after: tuple[str, str] | None
@@ -88,7 +86,7 @@ class OperationDocuments(MeasuredReads):
         key = keys.of_freeze(freeze.tenant, freeze.agent)
 
         def write(writes: Writes) -> None:
-            writes.insert("freezes", {"_id": key, **encode(freeze), "record": record.id, "schema": SCHEMA})
+            writes.insert("freezes", recorded(key, freeze, record))
             writes.insert("audit_records", audit_document(record))
 
         async def look(session: ClientSession, _: Obstacle) -> bool | None:
@@ -99,18 +97,7 @@ class OperationDocuments(MeasuredReads):
             return await self._transactions.run(Transaction(write, result=True, look=look))
 
     async def remove_freeze(self, tenant: str, agent: str, record: AuditRecord) -> bool:
-        key = keys.of_freeze(tenant, agent)
-
-        def write(writes: Writes) -> None:
-            writes.update("freezes", keys.where(key), {"record": record.id})
-            writes.delete("freezes", keys.where(key))
-            writes.insert("audit_records", audit_document(record))
-
-        async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
-            return await self._has_record(record, session) or (False if obstacle is Obstacle.MISS else None)
-
-        with self._connection.transaction_call("remove_freeze"):
-            return await self._transactions.run(Transaction(write, result=True, look=look))
+        return await self._remove_recorded("remove_freeze", "freezes", keys.of_freeze(tenant, agent), record)
 
     async def denials(self) -> Sequence[ToolDenial]:
         in_force: Document = {"$or": [{"until": None}, {"$expr": {"$gt": ["$until", NOW]}}]}
@@ -120,37 +107,10 @@ class OperationDocuments(MeasuredReads):
 
     async def put_denial(self, denial: ToolDenial, record: AuditRecord) -> None:
         key = keys.of_denial(denial.tenant, denial.pattern)
-
-        def write(writes: Writes) -> None:
-            writes.delete("denials", keys.where(key))
-            writes.insert("denials", {"_id": key, **encode(denial), "record": record.id, "schema": SCHEMA})
-            writes.insert("audit_records", audit_document(record))
-
-        async def look(session: ClientSession, _: Obstacle) -> bool | None:
-            return await self._has_record(record, session)
-
-        with self._connection.transaction_call("put_denial"):
-            await self._transactions.run(Transaction(write, result=True, look=look))
+        await self._put_recorded("put_denial", "denials", key, denial, record)
 
     async def remove_denial(self, tenant: str, pattern: str, record: AuditRecord) -> bool:
-        key = keys.of_denial(tenant, pattern)
-
-        def write(writes: Writes) -> None:
-            writes.update("denials", keys.where(key), {"record": record.id})
-            writes.delete("denials", keys.where(key))
-            writes.insert("audit_records", audit_document(record))
-
-        async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
-            return await self._has_record(record, session) or (False if obstacle is Obstacle.MISS else None)
-
-        with self._connection.transaction_call("remove_denial"):
-            return await self._transactions.run(Transaction(write, result=True, look=look))
-
-    async def _has_record(self, record: AuditRecord, session: ClientSession) -> bool | None:
-        """Returns True if the record is stored, and with it what it is about; None otherwise."""
-        of_record = {"_id": {"tenant": record.tenant, "id": record.id}, "tenant": record.tenant}
-        stored = await self._connection.audit_records.find_one(of_record, {"_id": 1}, session=session)
-        return True if stored is not None else None
+        return await self._remove_recorded("remove_denial", "denials", keys.of_denial(tenant, pattern), record)
 
     async def replicas(self) -> Sequence[ReplicaState]:
         alive = {"$gte": [{"$add": ["$at", {"$ifNull": ["$silent_after", 0]}]}, NOW]}
