@@ -55,7 +55,7 @@ class Inbox:
         self.is_open = False
         """Snapshots may be read: the change stream is open, or cannot be opened for long."""
         self.draining = False
-        self._rotation = times.rotation
+        self._times = times
         self._rng = rng
         self._watchers: dict[str, set[ApprovalWatcher]] = {}
         self._changed: dict[str, dict[str, None]] = {}
@@ -64,7 +64,7 @@ class Inbox:
 
     def watch(self, tenant: str, where: ApprovalFilter) -> ApprovalWatcher:
         """Returns a watcher of the tenant's approvals. The caller closes it by a `with` block."""
-        ends_at = asyncio.get_running_loop().time() + self._rotation * self._rng.uniform(0.9, 1.1)
+        ends_at = self._times.planned_end(asyncio.get_running_loop().time(), self._rng)
         return ApprovalWatcher(self, tenant, where, ends_at=ends_at)
 
     def enter(self, watcher: ApprovalWatcher) -> None:

@@ -1,5 +1,6 @@
 """The times of streams, and their planned end."""
 
+import random
 from dataclasses import dataclass
 
 from turnkeeper.domain.cursor import StreamPosition
@@ -14,6 +15,10 @@ class StreamTimes:
     """Silence after which the reader gets a keep-alive."""
     rotation: float
     """A stream's planned age at its end, ± 10 %."""
+
+    def planned_end(self, began: float, rng: random.Random) -> float:
+        """Returns the planned end of a stream that began at this time of a clock. `rng` spreads the ends of streams."""
+        return began + self.rotation * rng.uniform(0.9, 1.1)
 
 
 class StreamEnded(Exception):

@@ -64,7 +64,7 @@ class Watchers:
         self.timers = DeadlineTimers()
         self.clock: Callable[[], float] = time.monotonic
         """The event loop's, once a watcher was opened: to ask for the loop costs a system call."""
-        self._rotation = times.rotation
+        self._times = times
         self._rng = rng
 
     def open(self, key: SessionKey, *, caches_turns: bool = False) -> "Watcher":
@@ -73,7 +73,7 @@ class Watchers:
         `caches_turns`: it can return turns of the session without a read.
         """
         self.clock = asyncio.get_running_loop().time
-        ends_at = self.clock() + self._rotation * self._rng.uniform(0.9, 1.1)
+        ends_at = self._times.planned_end(self.clock(), self._rng)
         return Watcher(self, key, ends_at=ends_at, caches_turns=caches_turns)
 
     async def head(self, key: SessionKey) -> Head:
