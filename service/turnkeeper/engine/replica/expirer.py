@@ -115,12 +115,14 @@ def _log_failures(failed: list[BaseException], what: str) -> None:
     if defects:
         logger.error(
             "approvals of %d turns %s, because of a defect; trying again at each interval",
-            *(len(defects), what),
+            len(defects),
+            what,
             exc_info=defects[0],
         )
     if len(failed) > len(defects):
         logger.warning(
             "approvals of %d turns %s: the database is unavailable, too many callers change their sessions, or they "
             "need a newer version; trying again at each interval",
-            *(len(failed) - len(defects), what),
+            len(failed) - len(defects),
+            what,
         )
