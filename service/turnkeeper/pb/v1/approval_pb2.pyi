@@ -630,6 +630,7 @@ class WatchApprovalsRequest(_message.Message):
     decidable_by: _builtins.str
     """Only those that wait for this person: PENDING, the person may decide them, has not caused the call as far as was
     known when it was asked about, and has not voted. `@me`: the caller. Only an operator may name another person.
+    Groups and delegations count as they were when the stream began.
     """
     agent: _builtins.str
     """Only this agent."""
