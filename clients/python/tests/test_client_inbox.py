@@ -90,6 +90,24 @@ async def test_another_loop_goes_on_with_what_is_new() -> None:
         assert [name for name, _ in await first(inbox, 1)] == ["c"]
 
 
+async def test_what_a_loop_has_left_is_yielded_by_the_next() -> None:
+    both = snapshot(waits("a"), waits("b"))
+    async with stage([both, STAY], [both, STAY]) as on:
+        inbox = on.client.approvals.inbox()
+        assert [name for name, _ in await first(inbox, 1)] == ["a"]
+        assert [name for name, _ in await first(inbox, 1)] == ["b"]
+
+
+async def test_a_connection_that_breaks_while_what_went_is_read_is_replaced_as_any_other() -> None:
+    before: list[Step] = [snapshot(waits("a"), waits("b")), BROKEN]
+    after: list[Step] = [snapshot(waits("b"), waits("c")), STAY]
+    async with stage(before, after, after) as on:
+        on.script.answers.append(Refuse(status=grpc.StatusCode.INTERNAL))
+        on.script.answers.append(got(Approval(approval_id="a", state=APPROVAL_STATE_EXPIRED)))
+        shown = await first(on.client.approvals.inbox(), 4)
+    assert shown == [("a", "ab"), ("b", "ab"), ("c", "bc"), ("a", "bc")]
+
+
 async def test_a_final_error_is_raised() -> None:
     async with stage([refuse(error_pb2.SESSION_ERROR_CODE_PERMISSION_DENIED)]) as on:
         with pytest.raises(PermissionDenied):

@@ -1,5 +1,6 @@
 """The inbox of an approver: what waits for a decision, over any number of connections."""
 
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
@@ -16,7 +17,7 @@ class ApprovalInbox:
 
     Yields each approval when it comes, when it changes, and once more when it no longer matches: the last time without
     its being in `waiting`. A broken connection is opened again by itself, and only what has changed meanwhile is
-    yielded. A final error is raised as a SessionError or TransportError.
+    yielded. A loop that begins again goes on there. A final error is raised as a SessionError or TransportError.
     """
 
     def __init__(self, stubs: Stubs, open_call: Callable[[], StreamCall], *, policy: ResumePolicy) -> None:
@@ -26,6 +27,7 @@ class ApprovalInbox:
         self._waiting: dict[str, Approval] = {}
         self._snapshot: set[str] | None = None  # the ids of the snapshot that is being read
         self._caught_up = False
+        self._news: deque[Approval] = deque()  # what was not yielded yet
 
     @property
     def waiting(self) -> Mapping[str, Approval]:
@@ -39,28 +41,27 @@ class ApprovalInbox:
 
     async def __aiter__(self) -> AsyncGenerator[Approval, None]:
         async with aclosing(self._responses()) as responses:
-            async for response in responses:
-                for approval in await self._news_of(response):
-                    yield approval
+            async for _ in responses:
+                while self._news:
+                    yield self._news.popleft()
 
-    async def _news_of(self, response: WatchApprovalsResponse) -> list[Approval]:
-        """Returns what the response has that was not yielded before, and what the snapshot that it ends has no more."""
+    async def _take(self, response: WatchApprovalsResponse) -> None:
+        """Takes in a response. Nothing has changed if what went cannot be read: the next snapshot has it all."""
         if response.reset:
             self._snapshot = set()
-        news = [approval for approval in response.approvals if self._waiting.get(approval.approval_id) != approval]
-        self._waiting |= {approval.approval_id: approval for approval in response.approvals}
+        matching = {approval.approval_id: approval for approval in response.approvals}
+        gone: dict[str, Approval | None] = {approval.approval_id: approval for approval in response.gone}
         if self._snapshot is not None:
-            self._snapshot.update(approval.approval_id for approval in response.approvals)
-        gone = [approval.approval_id for approval in response.gone]
-        news.extend(response.gone)
-        if response.caught_up and self._snapshot is not None:
-            missed = [approval_id for approval_id in self._waiting if approval_id not in self._snapshot]
-            self._snapshot, self._caught_up = None, True
-            news += [approval for approval_id in missed if (approval := await self._now(approval_id)) is not None]
-            gone += missed
+            self._snapshot |= matching.keys()
+            if response.caught_up:
+                missed = [approval_id for approval_id in self._waiting if approval_id not in self._snapshot]
+                gone |= {approval_id: await self._now(approval_id) for approval_id in missed}
+                self._snapshot, self._caught_up = None, True
+        self._news.extend(approval for key, approval in matching.items() if approval != self._waiting.get(key))
+        self._news.extend(approval for approval in gone.values() if approval is not None)
+        self._waiting |= matching
         for approval_id in gone:
             self._waiting.pop(approval_id, None)
-        return news
 
     async def _now(self, approval_id: str) -> Approval | None:
         """Returns an approval that went while there was no connection; None if its session is deleted."""
@@ -71,7 +72,7 @@ class ApprovalInbox:
         return response.approval
 
     async def _responses(self) -> AsyncGenerator[WatchApprovalsResponse, None]:
-        """Yields the responses of one connection after another. Each begins with a snapshot."""
+        """Takes in and yields the responses of one connection after another. Each begins with a snapshot."""
         tokens = self._stubs.tokens
         patience = Patience(self._policy, may_renew=tokens is not None)
         while True:
@@ -82,6 +83,7 @@ class ApprovalInbox:
                 self._snapshot = set()
                 async with aclosing(responses_of(stream, silence=self._policy.silence.total_seconds())) as responses:
                     async for response in responses:
+                        await self._take(response)
                         patience.responded()
                         yield response
                 return
