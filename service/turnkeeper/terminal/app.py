@@ -1,6 +1,7 @@
 """The front of all commands: those of this room, and the names of those that run or check a server."""
 
 import contextlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -86,6 +87,14 @@ def load() -> None:
     """Adds every command of this room to the application: its modules do so themselves."""
     for module in MODULES:
         import_module(f"turnkeeper.terminal.{module}")
+    for commands in (app, *(group.typer_instance for group in app.registered_groups)):
+        for command in commands.registered_commands if commands is not None else ():
+            command.help = _unwrapped(command.help or inspect.getdoc(command.callback) or "")
+
+
+def _unwrapped(text: str) -> str:
+    """Returns a text with each of its paragraphs on one line: a help page is as wide as the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 @cache
