@@ -41,6 +41,8 @@ class Doctor:
         self._printed = printed
         self._uri = uri
         self._model = model
+        self.unchecked: list[str] = []
+        """The parts that the last run did not check."""
 
     async def __call__(self, *flags: str, **variables: str) -> tuple[int, dict[str, str]]:
         """Returns the exit status, and the sentence of each fault by its part."""
@@ -53,7 +55,8 @@ class Doctor:
         status = await asyncio.wait_for(asyncio.to_thread(main, ["doctor", "--json", *flags]), 40)
         output = self._printed.readouterr()
         findings = json.loads(output.out)
-        faults = {finding["part"]: finding["message"] for finding in findings if not finding["ok"]}
+        faults = {finding["part"]: finding["message"] for finding in findings if finding["ok"] is False}
+        self.unchecked = [finding["part"] for finding in findings if finding["ok"] is None]
         assert status == (1 if faults else 0)
         if "settings" not in faults:
             assert [finding["part"] for finding in findings] == PARTS
@@ -89,6 +92,7 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 async def test_all_is_in_order(doctor: Doctor, mongo_uri: str) -> None:
     name = f"turnkeeper_test_{secrets.token_hex(6)}"
     assert await doctor(TURNKEEPER_DATABASE=name) == (0, {})
+    assert doctor.unchecked == []
     async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
         assert await client[name].list_collection_names() == [], "it has written"
 
@@ -106,6 +110,7 @@ async def test_the_agents_file(doctor: Doctor, tmp_path: Path) -> None:
     part, sentence = await doctor.only_fault("--agents", str(file))
     assert part == "agents"
     assert sentence.startswith(f"{file}:3: agent 1 (shop): tools names 'send_mesage'")
+    assert doctor.unchecked == ["model"]
 
 
 async def test_a_file_of_tools(doctor: Doctor, tmp_path: Path) -> None:
@@ -261,6 +266,6 @@ async def test_a_person_reads_a_line_a_part(
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert [line.split()[:2] for line in lines] == [
-        [mark, part] for mark, part in zip(("ok", "ok", "FAULT", "ok", "ok", "FAULT"), PARTS, strict=True)
+        [mark, part] for mark, part in zip(("ok", "ok", "FAULT", "-", "ok", "FAULT"), PARTS, strict=True)
     ]
     assert "no database is set: pass --embedded for a private one, or set MONGODB_URI" in lines[-1]

@@ -53,6 +53,8 @@ CLOCKS_APART: Final = timedelta(seconds=5)
 """How far the database's clock and this machine's may be apart."""
 LEAST_FREE: Final = 500_000_000
 """Free bytes of a disk below which it counts as nearly full."""
+_MARKS: Final = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("-", "yellow")}
+"""What stands before a finding, and its style."""
 _ADVICE: Final[Mapping[Reason, str]] = {
     Reason.UNAUTHORIZED: "it refuses the key: check {key}",
     Reason.NOT_FOUND: "it has no such model or address: check the model's name, and that the address ends as /v1",
@@ -65,12 +67,17 @@ class FaultFound(Exception):
     """A part cannot work. The message is one sentence that tells what to do."""
 
 
+class NotChecked(Exception):
+    """A part cannot be checked before a fault of another one is mended. The message names that one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What a check found: why the part is in order, or why not."""
 
     part: str
-    ok: bool
+    ok: bool | None
+    """None if the part was not checked, because of a fault of another one."""
     message: str
 
 
@@ -86,7 +93,7 @@ class Examination:
 
     @property
     def checks(self) -> Sequence[tuple[str, Callable[[], Awaitable[str]]]]:
-        """The parts, each with its check. A check returns why all is in order, or raises one of FAULTS."""
+        """The parts, each with its check. A check returns why all is in order. Raises NotChecked, or one of FAULTS."""
         return (
             ("callers", self._callers),
             ("ports", self._ports),
@@ -141,7 +148,7 @@ class Examination:
     async def _model(self) -> str:
         """Asks each model that an agent has for one token."""
         if self.models is None:
-            return "not asked: the agents come first"
+            raise NotChecked("not asked: mend the fault of the agents first")
         requests: dict[tuple[Model, str], Agent] = {}
         for agent in self.agents:
             requests.setdefault((self.models.of(agent), agent.model), agent)
@@ -237,8 +244,9 @@ async def _examine(settings: Settings, output: Output, *, as_json: bool) -> list
             with output.console.status(f"checking the {part}") if output.is_terminal else nullcontext():
                 try:
                     finding = Finding(part=part, ok=True, message=await check())
-                except FAULTS as error:
-                    finding = Finding(part=part, ok=False, message=str(error))
+                except (NotChecked, *FAULTS) as error:
+                    ok = None if isinstance(error, NotChecked) else False
+                    finding = Finding(part=part, ok=ok, message=str(error))
             findings.append(finding)
             _show(output, finding, as_json=as_json)
     logger.removeHandler(notes)
@@ -250,7 +258,7 @@ async def _examine(settings: Settings, output: Output, *, as_json: bool) -> list
 
 def _show(output: Output, finding: Finding, *, as_json: bool) -> None:
     if not as_json:
-        mark, style = ("ok", "green") if finding.ok else ("FAULT", "bold red")
+        mark, style = _MARKS[finding.ok]
         output.show_beside((f"{mark:>5}  {finding.part:<8}", style), finding.message)
 
 
