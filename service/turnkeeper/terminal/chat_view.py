@@ -19,6 +19,7 @@ from turnkeeper_client.pb.v1.chat_pb2 import Turn
 from turnkeeper_client.pb.v1.message_pb2 import ROLE_USER, Message
 
 HELP: Final = """\
+/decide   ask again about the call that waits
 /retry    try the last turn again, after it failed or was cancelled
 /cancel   cancel the turn that waits; a message may take its place, too
 /fork     go on in a copy of this session
@@ -42,6 +43,7 @@ class ChatView:
         self._interrupted = False
         """True after Ctrl-C has cancelled a turn: the next one leaves."""
         self._commands: Mapping[str, Callable[[], Awaitable[None]]] = {
+            "/decide": self._decide,
             "/retry": self._retry,
             "/cancel": self._cancel,
             "/fork": self._fork,
@@ -118,14 +120,21 @@ class ChatView:
     def _view(self) -> TurnView:
         return TurnView(self._output, self._client, self._session)
 
+    async def _decide(self) -> None:
+        turn = await self._last()
+        if turn is None or not any(item.approval_id for item in turn.pending):
+            self._note("nothing waits for a decision")
+            return
+        await self._show(self._view().show_waiting(turn, await self._last_event_of(turn)))
+
     async def _retry(self) -> None:
         turn = await self._last()
         if turn is None:
             self._note("there is no turn to retry yet")
             return
-        events = [event.sequence async for event in self._session.events(turn_id=turn.turn_id)]
+        last = await self._last_event_of(turn)
         turn = await self._session.retry(turn.turn_id)
-        await self._show(self._view().show_from(turn.turn_id, events[-1]))
+        await self._show(self._view().show_from(turn.turn_id, last))
 
     async def _cancel(self) -> None:
         turn = await self._last()
@@ -141,6 +150,10 @@ class ChatView:
 
     async def _help(self) -> None:
         self._note(HELP.format(session=short(self._session.id)))
+
+    async def _last_event_of(self, turn: Turn) -> int:
+        """Returns the number of the turn's last event."""
+        return [event.sequence async for event in self._session.events(turn_id=turn.turn_id)][-1]
 
     async def _last(self) -> Turn | None:
         """Returns the session's last turn."""

@@ -60,6 +60,10 @@ class TurnView:
         """Shows a turn from the event behind this number on."""
         return await self._show(self._events(turn_id, after))
 
+    async def show_waiting(self, turn: Turn, after: int) -> Turn | None:
+        """Asks about what a turn waits for, then shows it from the event behind this number on."""
+        return await self._show(self._events(turn.turn_id, after)) if await self._is_decided(turn) else turn
+
     async def _show(self, events: Events) -> Turn | None:
         answering = Answering(self._output)
         while True:
@@ -100,7 +104,8 @@ class TurnView:
                 self._output.show()
             except CommandFailed as error:
                 self._output.show((str(error), "dim"))
-        self._output.show(("the turn waits; /cancel ends it", "dim"))
+        again = "/decide asks again, " if approvals else ""
+        self._output.show((f"the turn waits; {again}/cancel ends it", "dim"))
         return False
 
     async def _replaceable(self, error: Aborted) -> Turn | None:
@@ -128,7 +133,9 @@ class TurnView:
         except CommandFailed as error:
             self._output.show((str(error), "dim"))
         if answers != ["yes"]:
-            self._output.show(("the message was not sent; the turn waits, /cancel ends it", "dim"))
+            self._output.show(
+                ("the message was not sent; the turn waits: /decide asks about it, /cancel ends it", "dim")
+            )
         return answers == ["yes"]
 
     async def _events(self, turn_id: str, after: int) -> Events:

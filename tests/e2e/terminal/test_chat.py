@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -81,6 +82,11 @@ async def piped(server: harness.ServerProcess, *arguments: str, lines: str) -> t
     return process.returncode, output.decode(), errors.decode()
 
 
+def counts(part: str, times: int) -> Callable[[str], bool]:
+    """Returns a condition: the part is so many times on the screen."""
+    return lambda text: text.count(part) == times
+
+
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_a_whole_chat_with_an_approval_in_place(turnkeeper: CommandLine, size: tuple[int, int]) -> None:
     async with turnkeeper.on_terminal("chat", "asker", size=size) as terminal:
@@ -103,6 +109,8 @@ async def test_a_whole_chat_with_an_approval_in_place(turnkeeper: CommandLine, s
         await terminal.until("You said: /fork is a word")
         terminal.type("/cancel\n")
         await terminal.until("no turn waits or runs")
+        terminal.type("/decide\n")
+        await terminal.until("nothing waits for a decision")
         terminal.type("/quit\n")
         assert await terminal.ended() == 0
         session = terminal.text.rpartition("--session ")[2].split()[0]
@@ -118,16 +126,32 @@ async def test_a_chat_goes_on_with_a_turn_that_waits(turnkeeper: CommandLine, st
     async with turnkeeper.on_terminal("chat", "--session", turn.session_id) as terminal:
         await terminal.until("(y/n/e):")
         terminal.type(CTRL_C)
-        await terminal.until("the turn waits; /cancel ends it\n>")
+        await terminal.until("the turn waits; /decide asks again, /cancel ends it\n>")
         terminal.type("Hello?\n")
         await terminal.until("waits for a decision on act.\n")
         await terminal.until("in its place? (y/n):")
         terminal.type("n\n")
-        await terminal.until("the message was not sent; the turn waits, /cancel ends it\n>")
+        await terminal.until("the message was not sent; the turn waits: /decide asks about it, /cancel ends it\n>")
         terminal.type("/cancel\n")
         await terminal.until("cancelled\n>")
         terminal.type("/retry\n")
         await terminal.until("Acted.\n>")
+        terminal.type("/quit\n")
+        assert await terminal.ended() == 0
+
+
+async def test_a_question_that_was_left_is_asked_again(turnkeeper: CommandLine, stubs: Any) -> None:
+    turn = await send(stubs, "asker", "act later")
+    async with turnkeeper.on_terminal("chat", "--session", turn.session_id) as terminal:
+        for times in (1, 2):
+            await terminal.until(counts("(y/n/e):", times))
+            terminal.type(CTRL_C)
+            await terminal.until(counts("/decide asks again, ", times))
+            terminal.type("/decide\n")
+        await terminal.until(counts("(y/n/e):", 3))
+        terminal.type("y\n")
+        await terminal.until("Acted.\n>")
+        assert terminal.text.count("✓ act ") == 1
         terminal.type("/quit\n")
         assert await terminal.ended() == 0
 
