@@ -12,7 +12,7 @@ from turnkeeper.admission.gate import resting
 from turnkeeper.assembly import Configured, Replica
 from turnkeeper.audit.signing import Signer
 from turnkeeper.bootstrap import background, open_database
-from turnkeeper.configured_files import ConfiguredFiles
+from turnkeeper.configured_files import ConfiguredFiles, model_named_by
 from turnkeeper.database_state import NotifyState
 from turnkeeper.domain.agent import Agent
 from turnkeeper.identity.checks import checks_of
@@ -75,6 +75,8 @@ class Development:
     """Returns the provider of agents without a `base_url`, and the default model's name."""
     provider_of: Callable[[Agent], Provider | None] | None = None
     """Returns the provider of one such agent; None: all have the same."""
+    answered_by: Callable[[Agent], str] = model_named_by
+    """Returns the name of the model that answers for an agent."""
     observe: Callable[[Changeset, Committed], None] | None = None
     """Called with each changeset that is stored; must not raise."""
 
@@ -117,7 +119,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
         )
         development.progress("model")
         provider, default_model = await development.provider(settings, environ, stack)
-        files.read_agents(default_model=default_model)
+        files.read_agents(default_model=default_model, answered_by=development.answered_by)
         agents, toolbox = files.agents, files.toolbox
         check_provider(provider, agents.values())
         settings = settings.with_replica_name().with_memory()

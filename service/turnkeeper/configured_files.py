@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from turnkeeper import agents_file
 from turnkeeper.domain.agent import Agent
@@ -11,6 +12,11 @@ from turnkeeper.tools.python import PythonTools
 from turnkeeper.tools.toolbox import Toolbox
 
 
+def model_named_by(agent: Agent) -> str:
+    """Returns the name of the model that the agent's settings name."""
+    return agent.model
+
+
 class ConfiguredFiles:
     """The agents by name, and the tools, of a running server."""
 
@@ -18,14 +24,18 @@ class ConfiguredFiles:
         """Reads the tools. Raises AgentConfigError."""
         self._settings = settings
         self._default_model = settings.model
+        self._answered_by: Callable[[Agent], str] = model_named_by
         self.tools = PythonTools(tools_file.with_installed(settings.tools))
         self.toolbox = Toolbox([self.tools], record_content=settings.record_content)
         self.agents: dict[str, Agent] = {}
         """Empty before `read_agents`; changed in place by `reload`, because all parts of the server share it."""
 
-    def read_agents(self, *, default_model: str) -> None:
-        """Reads the agents. `default_model` is that of agents that name none. Raises AgentConfigError."""
-        self._default_model = self._settings.model or default_model
+    def read_agents(self, *, default_model: str, answered_by: Callable[[Agent], str] = model_named_by) -> None:
+        """Reads the agents. `default_model` is that of agents that name none. Raises AgentConfigError.
+
+        `answered_by` returns the name of the model that answers for an agent.
+        """
+        self._default_model, self._answered_by = self._settings.model or default_model, answered_by
         self.agents.update(self._agents())
 
     async def reload(self, check: Callable[[Iterable[Agent]], None]) -> None:
@@ -51,4 +61,5 @@ class ConfiguredFiles:
 
     def _agents(self) -> Mapping[str, Agent]:
         path = self._settings.agents or agents_file.SAMPLES
-        return agents_file.load(path, default_model=self._default_model, toolbox=self.toolbox)
+        agents = agents_file.load(path, default_model=self._default_model, toolbox=self.toolbox)
+        return {name: replace(agent, model=self._answered_by(agent)) for name, agent in agents.items()}

@@ -107,7 +107,9 @@ async def answer(session: Session, turn: Turn) -> str:
     return "".join(part.text for part in ended.answer)
 
 
-async def test_three_agents_of_five_tools_fit_on_the_smallest_terminal(dev: PseudoTerminal, port: int) -> None:
+async def test_three_agents_of_five_tools_fit_on_the_smallest_terminal(
+    dev: PseudoTerminal, client: Client, port: int
+) -> None:
     """First line and last line are visible, and so is each agent with what happens to each of its tools."""
     lines = dev.lines
     assert lines[0] == f"Turnkeeper serves on 127.0.0.1:{port}; Ctrl-C ends it, and all is kept"
@@ -122,6 +124,7 @@ async def test_three_agents_of_five_tools_fit_on_the_smallest_terminal(dev: Pseu
     assert sum("notifies write_to_the" in line for line in lines) == 3
     assert sum("denied   delete_all" in line for line in lines) == 3
     assert "smollm2-135m-instruct, local; for agents with tools a script" in dev.text
+    assert {agent.name: agent.model async for agent in client.agents.list()}["desk"] == "script"
     assert dev.text.count("who asks and who approves are the same principal") == 1
     assert ".turnkeeper: the database, server.log" in dev.text
 

@@ -78,6 +78,7 @@ class Screen:
             progress=self._progress,
             provider=self._models.start,
             provider_of=self._models.of,
+            answered_by=self._models.name_of,
             observe=self._feed.observe,
         )
         try:

@@ -17,6 +17,8 @@ from turnkeeper.secret_variables import value_of
 from turnkeeper.settings import Settings
 
 SCRIPT: Final = Path(__file__).with_name("clerk.toml")
+SCRIPT_NAME: Final = "script"
+"""What lists of agents show as the model of those that the script answers for."""
 
 
 class DevModels:
@@ -48,7 +50,7 @@ class DevModels:
         except weights.LocalModelError as error:
             self.problem = str(error)
             self.description = "a script; the local model is not there"
-            return self._scripted, "script"
+            return self._scripted, SCRIPT_NAME
         self.description = f"{name}, local; for agents with tools a script"
         return self._own, name
 
@@ -65,3 +67,8 @@ class DevModels:
         if self._scripted is not None and (agent.tools or self._own is None):
             return self._scripted
         return self._own
+
+    def name_of(self, agent: Agent) -> str:
+        """Returns the name of the model that answers for an agent: the script's where it does, else the agent's own."""
+        is_scripted = self._scripted is not None and not agent.base_url and self.of(agent) is self._scripted
+        return SCRIPT_NAME if is_scripted else agent.model
