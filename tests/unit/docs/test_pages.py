@@ -55,4 +55,4 @@ def test_every_decision_has_a_number_of_its_own_and_is_listed() -> None:
     assert len({file.name[:4] for file in files}) == len(files)
     assert all(file.read_text().startswith(f"# {int(file.name[:4])}. ") for file in files)
     listed = (DOCS / "decisions/README.md").read_text()
-    assert all(f"({file.name})" in listed for file in files)
+    assert {file.name: 1 for file in files} == {file.name: listed.count(f"({file.name})") for file in files}

@@ -28,7 +28,7 @@ def evaluated(  # noqa: PLR0913 - what a policy reads of a call
     """
     spec = toolbox.find(agent, tool)
     if spec is None:
-        raise ToolNotFound(metadata={"tool": tool})
+        raise ToolNotFound(f"The agent {agent.name} has no tool {tool}.", metadata={"tool": tool})
     canonical = toolbox.check(spec, arguments_json, steps=Steps(EDIT_STEPS))
     facts = CallFacts(
         spec=spec,
