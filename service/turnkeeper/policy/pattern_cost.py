@@ -1,4 +1,4 @@
-"""What compiling a pattern costs, told from its text alone: the same on each machine, however busy it is."""
+"""What compiling a pattern costs, counted from its text alone: the same on each machine, however busy it is."""
 
 import re
 from typing import Final, NamedTuple

@@ -1,9 +1,9 @@
-"""What a policy decides on a tool call: names first, then conditions, until a rule speaks."""
+"""What a policy decides on a tool call: names first, then conditions, until a rule applies."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.policy import PolicyRule, Ruling, ShadowRuling, class_ruling
@@ -45,43 +45,79 @@ class CallFacts:
     """True if the model has read what an untrusted tool returned."""
 
 
+class _Placed(NamedTuple):
+    """A rule with its condition, and its place among the rules of its policy."""
+
+    place: int
+    rule: PolicyRule
+    condition: Condition | None
+
+
 class _ConditionReader:
     """Evaluates the conditions of one call in one context, which is built when the first of them is read."""
 
     def __init__(self, facts: CallFacts, cost: Cost, groups: Callable[[], frozenset[str]]) -> None:
         """`cost` is that of all conditions that may be read."""
-        self.context: cel.Context | None = None
-        self.problem = ""
+        self._facts = facts
+        self._cost = cost
+        self._groups = groups
+        self._context: cel.Context | None = None
+        self._problem = ""
         """The kind of the error for which nothing can be read; empty without one."""
-        self.counts = False
+        self._counts = False
         """True if all conditions may take more than MAX_STEPS together, so that each must be counted."""
         self._steps = self._nodes = self._size = 0
+
+    def applying(self, rules: Iterable[_Placed]) -> Iterator[tuple[int, PolicyRule, str]]:
+        """Yields the rules whose condition is true, or ended with an error, whose kind is yielded with it."""
+        for place, rule, condition in rules:
+            if condition is None:
+                yield place, rule, ""
+                continue
+            if self._context is None and not self._problem:
+                self._prepare()
+            if self._counts:
+                self._count(condition)
+            if self._problem:
+                yield place, rule, self._problem
+                continue
+            try:
+                value = condition.execute(self._context)
+            except BaseException as error:  # noqa: BLE001 - a panic of the evaluator is no Exception
+                yield place, rule, _kind_of(error)
+                continue
+            if value is not False:
+                yield place, rule, "" if value is True else NOT_BOOLEAN
+
+    def _prepare(self) -> None:
+        """Builds the context, or sets the problem."""
+        facts = self._facts
         try:
             arguments = json.loads(facts.arguments_json or "{}")
             self._nodes, self._size = _measured(arguments)
             if self._nodes > MAX_NODES:
-                self.problem = TOO_LARGE
+                self._problem = TOO_LARGE
                 return
-            self.counts = self._steps_of(cost) > MAX_STEPS
-            self.context = context(
+            self._counts = self._steps_of(self._cost) > MAX_STEPS
+            self._context = context(
                 {
                     "args": arguments,
                     "tool": facts.spec.name,
                     "principal": facts.principal,
-                    "groups": sorted(groups()),
+                    "groups": sorted(self._groups()),
                     "tenant": facts.tenant,
                     "labels": dict(facts.labels),
                     "untrusted": facts.untrusted,
                 }
             )
         except BaseException as error:  # noqa: BLE001 - a panic of the evaluator is no Exception
-            self.problem = _kind_of(error)
+            self._problem = _kind_of(error)
 
-    def count(self, condition: Condition) -> None:
+    def _count(self, condition: Condition) -> None:
         """Counts the steps of the condition that is read next. Sets the problem once there are too many."""
         self._steps += self._steps_of(condition.cost)
         if self._steps > MAX_STEPS:
-            self.problem = TOO_LARGE
+            self._problem = TOO_LARGE
 
     def _steps_of(self, cost: Cost) -> int:
         return cost.on(nodes=self._nodes, size=self._size)
@@ -91,7 +127,8 @@ class _ConditionReader:
 class _Covering:
     """The rules that cover a tool by its name and class, in order, and what all of their conditions cost."""
 
-    rules: Sequence[tuple[PolicyRule, Condition | None]]
+    deciding: Sequence[_Placed]
+    shadows: Sequence[_Placed]
     cost: Cost
 
 
@@ -100,53 +137,44 @@ class Policy:
 
     def __init__(self, rules: Sequence[PolicyRule]) -> None:
         """A condition that is refused fails wherever it is read: another version may have stored its rule."""
-        self._rules = [(rule, _condition(rule.when) if rule.when else None) for rule in rules]
-        self._rulings = {id(rule): rule.ruling for rule, _ in self._rules}
+        self._rules = [
+            _Placed(place, rule, _condition(rule.when) if rule.when else None) for place, rule in enumerate(rules)
+        ]
+        self._rulings = [rule.ruling for rule in rules]
         self._known: dict[tuple[str, ToolClass], _Covering] = {}
 
     def ruling_on(self, facts: CallFacts, *, groups: Callable[[], frozenset[str]] = frozenset) -> Ruling:
         """Returns what the rules decide on a call. Raises nothing.
 
         The first rule counts that covers the tool and whose condition is true. An evaluation that fails ends the
-        search: a rule that denies then denies, any other asks a person.
+        search: a rule that denies then denies, any other asks a person. Shadow rules are read after that, with the
+        steps that are left: they change no decision.
         """
-        shadows: list[ShadowRuling] = []
-        for rule, error in self._speaking(facts, groups):
-            if not rule.shadow:
-                ruling = _ruling(rule, self._rulings[id(rule)], error, facts)
-                return replace(ruling, shadows=tuple(shadows)) if shadows else ruling
-            shadows.append(ShadowRuling(rule=rule.title, action=_action(rule, error), error=error))
-        return replace(_completed(class_ruling(facts.spec), facts, even_untrusted=False), shadows=tuple(shadows))
-
-    def _speaking(self, facts: CallFacts, groups: Callable[[], frozenset[str]]) -> Iterator[tuple[PolicyRule, str]]:
-        """Yields the rules whose condition is true, or ended with an error, whose kind is yielded with it."""
         covering = self._covering(facts.spec)
-        reader: _ConditionReader | None = None
-        for rule, condition in covering.rules:
-            if condition is None:
-                yield rule, ""
-                continue
-            reader = reader or _ConditionReader(facts, covering.cost, groups)
-            if reader.counts:
-                reader.count(condition)
-            if reader.problem:
-                yield rule, reader.problem
-                continue
-            try:
-                value = condition.execute(reader.context)
-            except BaseException as error:  # noqa: BLE001 - a panic of the evaluator is no Exception
-                yield rule, _kind_of(error)
-                continue
-            if value is not False:
-                yield rule, "" if value is True else NOT_BOOLEAN
+        reader = _ConditionReader(facts, covering.cost, groups)
+        place, rule, error = next(reader.applying(covering.deciding), (len(self._rules), None, ""))
+        ruling = (
+            _completed(class_ruling(facts.spec), facts, even_untrusted=False)
+            if rule is None
+            else _ruling(rule, self._rulings[place], error, facts)
+        )
+        before = [placed for placed in covering.shadows if placed.place < place]
+        shadows = tuple(
+            ShadowRuling(rule=rule.title, action=_action(rule, error), error=error)
+            for _, rule, error in reader.applying(before)
+        )
+        return replace(ruling, shadows=shadows) if shadows else ruling
 
     def _covering(self, spec: ToolSpec) -> _Covering:
         key = (spec.name, spec.tool_class)
         covering = self._known.get(key)
         if covering is None:
-            rules = [(rule, condition) for rule, condition in self._rules if rule.covers(spec)]
-            cost = total(condition.cost for _, condition in rules if condition is not None)
-            covering = _Covering(rules, cost)
+            rules = [placed for placed in self._rules if placed.rule.covers(spec)]
+            covering = _Covering(
+                deciding=[placed for placed in rules if not placed.rule.shadow],
+                shadows=[placed for placed in rules if placed.rule.shadow],
+                cost=total(placed.condition.cost for placed in rules if placed.condition is not None),
+            )
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[key] = covering

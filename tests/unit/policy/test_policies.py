@@ -139,6 +139,15 @@ def test_shadow_rules_record_and_decide_nothing() -> None:
     assert ruling.rule_text == decided(facts({"cents": 9}), rules[3]).rule_text, "the hash does not cover shadows"
 
 
+def test_shadow_rules_take_no_steps_from_rules_that_decide() -> None:
+    costly = [rf"args.a.matches(r'^x{number}\w+\d$')" for number in range(12)]
+    shadows = [a_rule(DENY, when, name="shadow", shadow=True) for when in costly]
+    real = [a_rule(DENY, when) for when in costly[:6]]
+    ruling = decided(facts({"a": "b"}), *shadows, *real, a_rule(AUTO, "args.a == 'b'", name="real"))
+    assert (ruling.action, ruling.rule, ruling.error) == (AUTO, "real", "")
+    assert {shadow.error for shadow in ruling.shadows} == {"too_large"}, "what is left is too little for all of them"
+
+
 def test_rules_are_those_of_the_newest_file_whatever_version_a_session_pinned() -> None:
     configured = {AGENT.name: replace(AGENT, policy=(a_rule(AUTO),))}
     pinned = replace(AGENT, policy=(a_rule(APPROVE),), instructions="Older.")
