@@ -7,6 +7,7 @@ from typing import Any
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.decider import Decider
 from turnkeeper.domain.event import MessageReceived, NewEvent, Payload, SessionCreated
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey, SessionState
@@ -64,6 +65,11 @@ def a_turn(session_key: SessionKey, **given: Any) -> Turn:
         update_time=NOON,
     )
     return replace(turn, **given)
+
+
+def a_lone_decider(person: str = "ada") -> Decider:
+    """Returns a caller as it decides with identity `none`, where a single approver does."""
+    return Decider(person=person, identified=False)
 
 
 def a_call(session_key: SessionKey, **given: Any) -> Call:

@@ -1,4 +1,4 @@
-"""Which approvals wait for a person: the store selects what `Decider.has_to_decide` does."""
+"""Which approvals wait for a person: the store selects what `votes.has_to_decide` does."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,9 +7,10 @@ from typing import Any
 
 from tests.builders import NOON, an_approval, an_event
 from tests.contracts.stores import a_changeset, begin, committed, head_of
-from turnkeeper.domain.approval import Approval, ApprovalDecision, ApprovalState, Mandate, Vote
+from turnkeeper.domain.approval import Approval, ApprovalDecision, ApprovalState, Vote
 from turnkeeper.domain.approvers import ANYBODY, Approvers
-from turnkeeper.domain.decider import Decider
+from turnkeeper.domain.decider import Decider, Mandate
+from turnkeeper.domain.votes import has_to_decide
 from turnkeeper.store.changeset import ApprovalChange
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter
@@ -26,9 +27,9 @@ OF_CARL = Mandate(person="carl", groups=frozenset({"legal"}))
 DECIDERS = (
     Decider(person="bert", mandates=(OF_BERT,)),
     Decider(person="bert", mandates=(replace(OF_BERT, groups=frozenset()),)),
-    Decider(person="bert", mandates=(OF_BERT,), through=True),
+    Decider(person="bert", mandates=(OF_BERT,), through="portal"),
     Decider(person="dora", mandates=(Mandate(person="dora"), OF_CARL)),
-    Decider(person="dora", mandates=(Mandate(person="dora"), OF_CARL, OF_BERT), through=True),
+    Decider(person="dora", mandates=(Mandate(person="dora"), OF_CARL, OF_BERT), through="portal"),
     Decider(person="nobody"),
     Decider(person="one", identified=False),
     Decider(person="dora", mandates=(Mandate(person="dora"), replace(OF_BERT, through="portal"))),
@@ -73,9 +74,9 @@ async def test_the_store_selects_what_waits_for_a_person(store: Store) -> None:
             assert sorted(page, key=stored.index) == expected, decider
             assert await store.count_approvals("default", where, most=99) == len(expected)
             assert all(where.concerns(approval) for approval in expected)
-    assert len([approval for approval in stored if DECIDERS[0].has_to_decide(approval)]) == 11
-    assert not [approval for approval in stored if DECIDERS[5].has_to_decide(approval)]
-    waiting = [approval for approval in stored if DECIDERS[7].has_to_decide(approval)]
+    assert len([approval for approval in stored if has_to_decide(approval, DECIDERS[0])]) == 11
+    assert not [approval for approval in stored if has_to_decide(approval, DECIDERS[5])]
+    waiting = [approval for approval in stored if has_to_decide(approval, DECIDERS[7])]
     assert WHO[1] in {approval.approvers for approval in waiting}
     assert WHO[4] not in {approval.approvers for approval in waiting}, "a delegate lent it, and the rule is direct"
 

@@ -10,6 +10,7 @@ from typing import Final
 from turnkeeper.domain.approval_times import MOST_EXTENDED, warning_before
 from turnkeeper.domain.approvers import ANYBODY, Approvers
 from turnkeeper.domain.audit import NO_ORIGIN, Origin
+from turnkeeper.domain.decider import Decider
 from turnkeeper.domain.remembered import Remember, RememberRequest
 from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import ToolClass
@@ -61,31 +62,11 @@ ANSWERS: Mapping[ApprovalKind, Mapping[ApprovalDecision, ApprovalState]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mandate:
-    """The authority to decide that another person has delegated to the decider."""
-
-    person: str
-    groups: frozenset[str] = frozenset()
-    """Of that person."""
-    through: str = ""
-    """The delegate that delegated it on behalf of the person; empty without one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A decider's answer to an approval, as the request carries it."""
 
     decision: ApprovalDecision
-    by: str
-    """The principal who decides."""
-    through: str = ""
-    """The delegate through which the principal decides; empty without one."""
-    groups: frozenset[str] = frozenset()
-    """Of the principal."""
-    mandates: tuple[Mandate, ...] = ()
-    """What others have delegated to the principal."""
-    identified: bool = False
-    """False with identity `none`, where all callers are one: a single approver decides, whatever the rule states."""
+    decider: Decider
     arguments_hash: str
     """The hash that the decider saw."""
     reason: str = ""
@@ -98,6 +79,11 @@ class Answer:
     """With APPROVE alone: the decision is to count for later calls, too."""
     origin: Origin = NO_ORIGIN
     """Who is on record for it."""
+
+    @property
+    def by(self) -> str:
+        """Returns the person who decides."""
+        return self.decider.person
 
 
 HASH_DIGITS: Final = 64

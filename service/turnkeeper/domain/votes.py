@@ -12,9 +12,9 @@ from turnkeeper.domain.approval import (
     Approval,
     ApprovalDecision,
     ApprovalState,
-    Mandate,
     Vote,
 )
+from turnkeeper.domain.decider import Decider
 from turnkeeper.domain.newer_version import is_unspecified, newer_version_needed
 from turnkeeper.errors import (
     ApprovalAlreadyProcessed,
@@ -76,15 +76,15 @@ def cast(
     if earlier is not None and _is_same(earlier, answer):
         return approval
     approval = _without_votes_of(_excluded(approval, causers), approval)
-    authority = _authority(approval, answer, causers)
+    authority = _authority(approval, answer.decider, causers)
     _check_content(approval, answer)
     taken_back = [vote for vote in approval.counted_votes if _takes_back(vote, answer)]
-    if standing := [vote for vote in _overlapping(approval, answer, authority) if vote not in taken_back]:
+    if standing := [vote for vote in _overlapping(approval, answer.decider, authority) if vote not in taken_back]:
         raise already_voted(approval, answer, standing[0])
     vote = Vote(
         person=answer.by,
         authority=authority,
-        through=answer.through,
+        through=answer.decider.through,
         decision=answer.decision,
         arguments_hash=answer.arguments_hash,
         at=at,
@@ -93,14 +93,14 @@ def cast(
     )
     kept = (vote for vote in approval.counted_votes if vote not in taken_back)
     voted = replace(approval, votes=(*kept, vote))
-    if answer.identified and count(voted, answer.decision) < needed(voted, answer.decision):
+    if answer.decider.identified and count(voted, answer.decision) < needed(voted, answer.decision):
         return voted
     return replace(
         voted,
         state=ANSWERS[approval.kind][answer.decision],
         decision=answer.decision,
         decided_by=answer.by,
-        decided_through=answer.through,
+        decided_through=answer.decider.through,
         reason=answer.reason,
         decide_time=at,
         result_json=answer.result_json,
@@ -141,34 +141,52 @@ def sequence_of(approval: Approval, person: str) -> int:
     return approval.sequence if decided or vote is None else vote.sequence
 
 
-def check_eligible(approval: Approval, answer: Answer, *, causers: frozenset[str]) -> None:
-    """Raises PermissionDenied if the person of the answer may not decide the approval."""
-    _authority(approval, answer, causers)
+def is_asked(approval: Approval, decider: Decider) -> bool:
+    """Returns True if the person may decide the approval while it is PENDING: it is named, and did not cause it."""
+    return not decider.identified or not isinstance(_authorities(approval, decider, approval.excluded), Ineligible)
 
 
-def _authority(approval: Approval, answer: Answer, causers: frozenset[str]) -> str:
-    """Returns the person whose authority the answer has: the decider's own if it can be, else a delegated one.
+def has_to_decide(approval: Approval, decider: Decider) -> bool:
+    """Returns True if the approval waits for the person: it is PENDING, and the person has not voted."""
+    voted = any(decider.person in vote.people for vote in approval.counted_votes)
+    return approval.state is ApprovalState.PENDING and not voted and is_asked(approval, decider)
+
+
+def check_eligible(approval: Approval, decider: Decider, *, causers: frozenset[str]) -> None:
+    """Raises PermissionDenied if the person may not decide the approval. `causers`: who caused the call."""
+    _authority(approval, decider, causers)
+
+
+def _authority(approval: Approval, decider: Decider, causers: frozenset[str]) -> str:
+    """Returns the person whose authority a decision has: the decider's own if it can be, else a lent one.
 
     Raises PermissionDenied if there is none.
     """
-    if not answer.identified:
-        return answer.by
-    excluded = _excluded(approval, causers)
-    if answer.by in excluded:
-        raise _ineligible(approval, Ineligible.REQUESTER)
+    if not decider.identified:
+        return decider.person
+    authorities = _authorities(approval, decider, _excluded(approval, causers))
+    if isinstance(authorities, Ineligible):
+        raise _ineligible(approval, authorities)
+    free = (person for person in authorities if not _overlapping(approval, decider, person))
+    return next(free, authorities[0])
+
+
+def _authorities(approval: Approval, decider: Decider, excluded: frozenset[str]) -> list[str] | Ineligible:
+    """Returns the people by whose authority the person may decide, or why it may not. `excluded`: who may not."""
     approvers = approval.approvers
-    if approvers.direct and answer.through:
-        raise _ineligible(approval, Ineligible.DELEGATE)
-    own = Mandate(person=answer.by, groups=answer.groups)
-    lent = [mandate for mandate in answer.mandates if mandate.person not in excluded]
-    named = [mandate for mandate in (own, *lent) if approvers.name(mandate.person, mandate.groups)]
+    if decider.person in excluded:
+        return Ineligible.REQUESTER
+    if approvers.direct and decider.through:
+        return Ineligible.DELEGATE
+    named = [
+        mandate
+        for mandate in decider.mandates
+        if mandate.person not in excluded and approvers.name(mandate.person, mandate.groups)
+    ]
     if not named:
-        raise _ineligible(approval, Ineligible.NOT_NAMED)
+        return Ineligible.NOT_NAMED
     taken = [mandate.person for mandate in named if not (approvers.direct and mandate.through)]
-    if not taken:
-        raise _ineligible(approval, Ineligible.DELEGATE)
-    free = (person for person in taken if not _overlapping(approval, answer, person))
-    return next(free, taken[0])
+    return taken or Ineligible.DELEGATE
 
 
 def _excluded(approval: Approval, causers: frozenset[str]) -> frozenset[str]:
@@ -180,9 +198,9 @@ def _without_votes_of(people: frozenset[str], approval: Approval) -> Approval:
     return replace(approval, votes=tuple(vote for vote in approval.votes if people.isdisjoint(vote.people)))
 
 
-def _overlapping(approval: Approval, answer: Answer, authority: str) -> list[Vote]:
+def _overlapping(approval: Approval, decider: Decider, authority: str) -> list[Vote]:
     """Returns the votes that count for the decider, or for the person whose authority it would be."""
-    people = {answer.by, authority}
+    people = {decider.person, authority}
     return [vote for vote in approval.counted_votes if not people.isdisjoint(vote.people)]
 
 
@@ -247,7 +265,7 @@ def already_voted(approval: Approval, answer: Answer, vote: Vote) -> ApprovalAlr
         message = "You have voted on this approval already; what lets a call run can be taken back, nothing else."
         own = _own(vote)
     else:
-        message = "Another vote counts for the same person: nobody counts twice in an approval."
+        message = "Another vote counts for the same person, and each counts once in an approval."
         own = {"vote": vote.decision.value, "voted_by": vote.person, "authority": vote.authority}
     return ApprovalAlreadyProcessed(
         message,

@@ -1,13 +1,11 @@
 """The verbs on delegations: a person lends its authority to decide approvals, sees what is lent, takes it back."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from turnkeeper.domain.approval import Mandate
 from turnkeeper.domain.audit import AuditRecord, Origin
-from turnkeeper.domain.decider import Decider
+from turnkeeper.domain.decider import Decider, Mandate
 from turnkeeper.domain.delegation import Delegation
 from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.errors import InvalidRequest, PermissionDenied, QuotaExceeded
@@ -86,20 +84,11 @@ class Delegations:
         """Returns a page of the delegations in force that this principal has given or received; empty: of all."""
         return await self._store.delegations(tenant, concerning=concerning, limit=limit, after=after)
 
-    async def mandates_of(self, caller: Caller) -> tuple[Mandate, ...]:
-        """Returns whose authority the caller has beside its own: of persons that are approvers now.
-
-        A person that has lent it to the caller lends what the principals file gives to that person itself.
-        """
+    async def decider_of(self, caller: Caller) -> Decider:
+        """Returns the caller as it decides: with its own authority, and with what others have lent to it."""
         if not caller.is_identified:
-            return ()
-        lent = await self._store.delegations(caller.tenant, delegate=caller.principal, limit=MOST_RECEIVED)
-        persons = ((self._principals.person(caller.tenant, one.person), one.through) for one in lent)
-        return tuple(
-            Mandate(person=person.principal, groups=person.groups, through=through)
-            for person, through in persons
-            if person is not None and AccessRole.APPROVER in person.roles
-        )
+            return Decider(person=caller.principal, identified=False)
+        return await self._decider(caller)
 
     async def decider(self, caller: Caller, name: str) -> Decider:
         """Returns the approver of this name in the caller's tenant; `@me`: the caller. Nothing waits for one who is
@@ -108,28 +97,42 @@ class Delegations:
         Raises PermissionDenied if another than an operator names another person.
         """
         if name in (ME, caller.principal):
-            person: Caller | None = caller
-        elif AccessRole.OPERATOR in caller.roles:
-            person = self._principals.person(caller.tenant, name)
-        else:
+            return await self.decider_of(caller) if AccessRole.APPROVER in caller.roles else Decider(person=name)
+        if AccessRole.OPERATOR not in caller.roles:
             raise PermissionDenied(f"Only the role operator may ask what another person may decide; ask for {ME}.")
-        if person is None or AccessRole.APPROVER not in person.roles:
-            return Decider(person=name)
-        own = Mandate(person=person.principal, groups=person.groups)
-        lent = await self.mandates_of(replace(person, credential_id=caller.credential_id))
+        person = self._approver(caller.tenant, name)
+        return await self._decider(person) if person is not None else Decider(person=name)
+
+    async def _decider(self, person: Caller) -> Decider:
+        """Returns the person with its own authority, and with what persons that are approvers now have lent to it.
+
+        They lend what the principals file gives to themselves.
+        """
+        lent = await self._store.delegations(person.tenant, delegate=person.principal, limit=MOST_RECEIVED)
+        lenders = ((self._approver(person.tenant, one.person), one.through) for one in lent)
         return Decider(
             person=person.principal,
-            mandates=(own, *lent),
-            through=bool(person.through),
-            identified=caller.is_identified,
+            mandates=(
+                Mandate(person=person.principal, groups=person.groups),
+                *(
+                    Mandate(person=lender.principal, groups=lender.groups, through=through)
+                    for lender, through in lenders
+                    if lender is not None
+                ),
+            ),
+            through=person.through,
         )
+
+    def _approver(self, tenant: str, name: str) -> Caller | None:
+        """Returns the person of this name if it has the role approver now."""
+        person = self._principals.person(tenant, name)
+        return person if person is not None and AccessRole.APPROVER in person.roles else None
 
     def _problems(self, caller: Caller, delegate: str, *, until: datetime, now: datetime) -> dict[str, str]:
         problems = {}
-        person = self._principals.person(caller.tenant, delegate)
         if delegate == caller.principal:
             problems["principal"] = "must be another one than the caller"
-        elif person is None or AccessRole.APPROVER not in person.roles:
+        elif self._approver(caller.tenant, delegate) is None:
             problems["principal"] = "must have the role approver in the principals file of this tenant"
         if not now < until <= now + LONGEST + CLOCK_SLACK:
             problems["until"] = f"must be in the future, at most {LONGEST.days} days from now"

@@ -12,7 +12,6 @@ from turnkeeper.engine.remembered import RememberedDecisions
 from turnkeeper.engine.rules.approval_times import Extension
 from turnkeeper.engine.streaming.inbox import Inbox
 from turnkeeper.errors import ToolValidationError
-from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
 from turnkeeper.rpc import codec, cursor, remembered, validation, wire
 from turnkeeper.rpc.approval_filters import filter_of
@@ -124,9 +123,14 @@ class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.Ap
         self, request: approval_pb2.DecideApprovalRequest, context: Context
     ) -> approval_pb2.DecideApprovalResponse:
         caller = caller_of(context)
-        answer = replace(
-            _answer(request, caller),
-            mandates=await self._delegations.mandates_of(caller),
+        answer = Answer(
+            decision=_decision(request),
+            decider=await self._delegations.decider_of(caller),
+            arguments_hash=request.arguments_hash,
+            reason=request.reason,
+            result_json=request.result_json,
+            edited_arguments_json=request.edited_arguments_json,
+            remember=remembered.wish_of(request),
             origin=origin_of(context),
         )
         approval, sequence = await self._approvals.decide(request.approval_id, answer, tenant=caller.tenant)
@@ -145,17 +149,9 @@ class ApprovalService(DelegationMethods, RememberedMethods, approval_pb2_grpc.Ap
         self, request: approval_pb2.ExtendApprovalRequest, context: Context
     ) -> approval_pb2.ExtendApprovalResponse:
         caller = caller_of(context)
-        decider = Answer(
-            decision=ApprovalDecision.APPROVE,
-            by=caller.principal,
-            through=caller.through,
-            groups=caller.groups,
-            mandates=await self._delegations.mandates_of(caller),
-            identified=caller.is_identified,
-            arguments_hash="",
-            origin=origin_of(context),
+        extension = Extension(
+            ttl=_ttl(request), decider=await self._delegations.decider_of(caller), origin=origin_of(context)
         )
-        extension = Extension(ttl=_ttl(request), decider=decider)
         approval = await self._approvals.extend(request.approval_id, extension, tenant=caller.tenant)
         sequence = approval.extension_sequence
         return approval_pb2.ExtendApprovalResponse(
@@ -173,8 +169,8 @@ def _ttl(request: approval_pb2.ExtendApprovalRequest) -> timedelta:
         validation.refuse({"ttl": "is not a duration"})
 
 
-def _answer(request: approval_pb2.DecideApprovalRequest, caller: Caller) -> Answer:
-    """Returns the approver's answer. Raises InvalidRequest for fields that do not fit the decision."""
+def _decision(request: approval_pb2.DecideApprovalRequest) -> ApprovalDecision:
+    """Returns what the approver decides. Raises InvalidRequest for fields that do not fit the decision."""
     decision = ApprovalDecision(event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_"))
     problems = {"result_json": _result_problem(decision, request.result_json)}
     problems |= remembered.problems_of(request)
@@ -188,18 +184,7 @@ def _answer(request: approval_pb2.DecideApprovalRequest, caller: Caller) -> Answ
             f"The edited arguments are not valid: edited_arguments_json {problem}.",
             fields={"edited_arguments_json": problem},
         )
-    return Answer(
-        decision=decision,
-        by=caller.principal,
-        through=caller.through,
-        groups=caller.groups,
-        identified=caller.is_identified,
-        arguments_hash=request.arguments_hash,
-        reason=request.reason,
-        result_json=request.result_json,
-        edited_arguments_json=request.edited_arguments_json,
-        remember=remembered.wish_of(request),
-    )
+    return decision
 
 
 def _result_problem(decision: ApprovalDecision, result_json: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from turnkeeper.domain import votes
 from turnkeeper.domain.approval import NEVER, Approval, ApprovalState
 from turnkeeper.domain.decider import Decider
 from turnkeeper.domain.session import SessionState
@@ -65,7 +66,7 @@ class ApprovalFilter:
             and self.tool in ("", approval.tool)
             and self.agent in ("", approval.agent)
             and self.kind in ("", approval.kind)
-            and (self.decidable_by is None or self.decidable_by.is_asked(approval))
+            and (self.decidable_by is None or votes.is_asked(approval, self.decidable_by))
         )
 
     def matches(self, approval: Approval) -> bool:
@@ -74,6 +75,6 @@ class ApprovalFilter:
             self.concerns(approval)
             and (not self.states or approval.state in self.states)
             and self.voter in ("", approval.decided_by, *(vote.person for vote in approval.votes))
-            and (self.decidable_by is None or self.decidable_by.has_to_decide(approval))
+            and (self.decidable_by is None or votes.has_to_decide(approval, self.decidable_by))
             and (self.latest is None or approval.expire_time < self.latest)
         )

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import replace
 
 from turnkeeper.domain import votes
-from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, Vote
+from turnkeeper.domain.approval import Approval, ApprovalDecision, Vote
+from turnkeeper.domain.decider import Decider
 from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.engine.rules import approval_edits, approvals
@@ -24,8 +25,8 @@ def quorum_by_vote() -> None:
     def count(approval: Approval, decision: ApprovalDecision) -> int:
         return sum(vote.decision is decision for vote in approval.counted_votes)
 
-    def overlapping(approval: Approval, answer: Answer, authority: str) -> list[Vote]:
-        return [vote for vote in approval.counted_votes if vote.person == answer.by]
+    def overlapping(approval: Approval, decider: Decider, authority: str) -> list[Vote]:
+        return [vote for vote in approval.counted_votes if vote.person == decider.person]
 
     votes.count = count
     votes._overlapping = overlapping  # noqa: SLF001 - what is broken
@@ -34,9 +35,9 @@ def quorum_by_vote() -> None:
 def requester_through_delegation() -> None:
     """Excludes who caused the call, and not who decides with that one's authority."""
 
-    def authority(approval: Approval, answer: Answer, causers: frozenset[str]) -> str:
-        lent = {mandate.person for mandate in answer.mandates}
-        return _authority(approval, answer, causers - lent)
+    def authority(approval: Approval, decider: Decider, causers: frozenset[str]) -> str:
+        lent = {mandate.person for mandate in decider.mandates[1:]}
+        return _authority(approval, decider, causers - lent)
 
     votes._authority = authority  # noqa: SLF001 - what is broken
 

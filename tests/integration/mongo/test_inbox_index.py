@@ -8,8 +8,8 @@ import pytest
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client
 from tests.stored_approvals import GROUPS, store_approvals
-from turnkeeper.domain.approval import ApprovalState, Mandate
-from turnkeeper.domain.decider import Decider
+from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.domain.decider import Decider, Mandate
 from turnkeeper.store.filters import ApprovalFilter
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -35,7 +35,10 @@ async def test_what_waits_for_one_person_is_found_by_its_index(
     store: MongoStore, client: Client, database_name: str, recorder: Recorder
 ) -> None:
     await store_approvals(client, database_name)
-    own, lent = Decider(person="bert", mandates=(BERT,)), Decider(person="bert", mandates=(BERT, CARL), through=True)
+    own, lent = (
+        Decider(person="bert", mandates=(BERT,)),
+        Decider(person="bert", mandates=(BERT, CARL), through="portal"),
+    )
     mine = [
         ApprovalFilter(decidable_by=decider, newest_first=newest) for decider in (own, lent) for newest in (False, True)
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NOON, a_session, a_session_key, an_approval
+from tests.builders import NOON, a_lone_decider, a_session, a_session_key, an_approval
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.newer_version import unspecified
 from turnkeeper.domain.session import SessionState
@@ -27,7 +27,7 @@ APPROVE, REJECT = ApprovalDecision.APPROVE, ApprovalDecision.REJECT
 def decide(
     approval: Approval, decision: ApprovalDecision, *, by: str = "ada", shown: str = "hash-1", reason: str = "fine"
 ) -> Approval:
-    answer = Answer(decision=decision, by=by, arguments_hash=shown, reason=reason)
+    answer = Answer(decision=decision, decider=a_lone_decider(by), arguments_hash=shown, reason=reason)
     return cast(approval, answer, at=NOON + timedelta(seconds=5), sequence=7)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.builders import NOON, a_session_key, an_approval
-from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState, Mandate
+from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.approvers import Approvers
+from turnkeeper.domain.decider import Decider, Mandate
 from turnkeeper.domain.votes import cast, count, missing, sequence_of
 from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch, PermissionDenied
 
@@ -35,16 +36,19 @@ def vote(
     *,
     groups: frozenset[str] = FINANCE,
     mandates: tuple[Mandate, ...] = (),
+    through: str = "",
     identified: bool = True,
     causers: frozenset[str] = CAUSERS,
     **given: Any,
 ) -> Approval:
     answer = Answer(
         decision=decision,
-        by=by,
-        groups=groups,
-        mandates=mandates,
-        identified=identified,
+        decider=Decider(
+            person=by,
+            mandates=(Mandate(person=by, groups=groups), *mandates),
+            through=through,
+            identified=identified,
+        ),
         **({"arguments_hash": approval.arguments_hash, "reason": "so"} | given),
     )
     sequence = 10 + len(approval.votes)

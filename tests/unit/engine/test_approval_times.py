@@ -1,14 +1,16 @@
 """The warning before an approval expires, once for all replicas, and more time to decide."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.builders import a_lone_decider
 from tests.expiring import expirer_on, waiting_turn
 from tests.unit.engine.test_expiring_approvals import Scene
-from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
+from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalExpired
 from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
 from turnkeeper.domain.session import SessionKey
@@ -27,8 +29,7 @@ def payloads(scene: Scene, key: SessionKey, kind: type[Any]) -> list[Any]:
 
 
 def extension_to(ttl: timedelta, **decider: Any) -> Extension:
-    answer = Answer(decision=ApprovalDecision.APPROVE, by="ada", arguments_hash="", **decider)
-    return Extension(ttl=ttl, decider=answer)
+    return Extension(ttl=ttl, decider=replace(a_lone_decider(), **decider))
 
 
 async def waiting(scene: Scene, *expiring: timedelta | None) -> tuple[SessionKey, list[Approval]]:

@@ -65,4 +65,4 @@ async def test_no_delegation_is_stored_that_no_vote_would_look_at(tmp_path: Path
     sue = scene.principals.person(TENANT, "sue")
     assert sue is not None
     with_credential = replace(sue, credential_id="sub:sue")
-    assert [mandate.person for mandate in await scene.verbs.mandates_of(with_credential)] == ["bob"]
+    assert [mandate.person for mandate in (await scene.verbs.decider_of(with_credential)).mandates] == ["sue", "bob"]

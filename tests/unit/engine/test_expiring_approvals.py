@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from tests.builders import an_event
+from tests.builders import a_lone_decider, an_event
 from tests.contracts.stores import a_changeset, committed, head_of
 from tests.expiring import approvals_on, expirer_on, lapsed_turn
 from tests.memory_store import leases
@@ -97,7 +97,7 @@ async def test_i6_a_decision_between_the_read_and_the_expiry_holds(decision: App
 
     async def decide() -> None:
         scene.database.now = lambda: decided[1].expire_time - SECOND
-        answer = Answer(decision=decision, by="ada", arguments_hash=decided[1].arguments_hash)
+        answer = Answer(decision=decision, decider=a_lone_decider(), arguments_hash=decided[1].arguments_hash)
         await scene.approvals.decide(decided[1].id, answer, tenant=decided[0].tenant)
         scene.database.now = clock
 

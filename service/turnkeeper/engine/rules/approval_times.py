@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from turnkeeper.domain import votes
-from turnkeeper.domain.approval import Answer, Approval
+from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
-from turnkeeper.domain.audit import AuditRecord
+from turnkeeper.domain.audit import NO_ORIGIN, AuditRecord, Origin
+from turnkeeper.domain.decider import Decider
 from turnkeeper.engine.rules.approvals import expire_lapsed
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
@@ -20,8 +21,10 @@ class Extension:
 
     ttl: timedelta
     """The time to decide in all."""
-    decider: Answer
-    """Who asks for it: one who may decide. What the answer decides does not count."""
+    decider: Decider
+    """Who asks for it: one who may decide."""
+    origin: Origin = NO_ORIGIN
+    """Who is on record for it."""
 
 
 def extend(uow: UnitOfWork, approval_id: str, extension: Extension) -> Approval | None:
@@ -50,7 +53,7 @@ def extend(uow: UnitOfWork, approval_id: str, extension: Extension) -> Approval 
             tool_call_id=longer.tool_call_id,
             ttl=extension.ttl,
             expire_time=longer.expire_time if longer.time_left is None else None,
-            extended_by=extension.decider.by,
+            extended_by=extension.decider.person,
             extended_through=extension.decider.through,
         ),
         turn=uow.turn,
@@ -86,9 +89,9 @@ def _record_of(approval: Approval, extension: Extension, *, at: datetime) -> Aud
         action=EXTEND_APPROVAL,
         target=approval.id,
         outcome=approval.state.value,
-        origin=extension.decider.origin,
+        origin=extension.origin,
         details={
-            "extended_by": extension.decider.by,
+            "extended_by": extension.decider.person,
             "ttl_seconds": f"{extension.ttl.total_seconds():g}",
             "turn_id": approval.turn_id,
             "tool_call_id": approval.tool_call_id,

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from turnkeeper.domain.approval import Approval, ApprovalState, Mandate
-from turnkeeper.domain.decider import Decider, keys_for, keys_of
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.decider import Decider, Mandate, keys_for, keys_of
 from turnkeeper.store.filters import ApprovalFilter
 from turnkeeper.store.mongo.client import Document
 
@@ -41,7 +41,7 @@ def matching_approvals(tenant: str, where: ApprovalFilter) -> Document:
 
 
 def _waiting_for(decider: Decider) -> Document:
-    """Returns the condition for what waits for a person, as `Decider.has_to_decide` has it."""
+    """Returns the condition for what waits for a person, as `votes.has_to_decide` has it."""
     if not decider.identified:
         return {}
     keys = sorted({key for mandate in decider.mandates for key in keys_for(mandate)})

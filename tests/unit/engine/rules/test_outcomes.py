@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, NOON, a_call, a_session, a_session_key, a_turn, new_id
+from tests.builders import AGENT, NOON, a_call, a_lone_decider, a_session, a_session_key, a_turn, new_id
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.domain.policy import PolicyRule
@@ -42,6 +42,7 @@ PLACE: SessionKey = a_session_key()
 TTL = timedelta(minutes=7)
 ASKER = replace(AGENT, policy=(PolicyRule(tool="*", action=PolicyAction.AUTO, ttl=TTL),))
 D, S, OUTCOME = ApprovalDecision, CallState, ToolOutcome
+ADA = a_lone_decider()
 
 
 def started(**given: object) -> Call:
@@ -213,7 +214,7 @@ def test_d3_done_without_a_result_takes_the_late_one_as_the_tool_gave_it(outcome
     uow = with_requested_approvals(started(), late=outcome)
     (question,) = uow.approvals
     decided = approval_rules.decide(
-        uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash=question.arguments_hash)
+        uow, question.id, Answer(decision=D.MARK_DONE, decider=ADA, arguments_hash=question.arguments_hash)
     )
     assert decided is not None
     assert (decided.state, decided.result_json) == (ApprovalState.APPROVED, "")
@@ -224,7 +225,10 @@ def test_d3_done_without_a_result_takes_the_late_one_as_the_tool_gave_it(outcome
 def test_d3_done_with_a_result_is_a_persons_also_beside_a_late_one() -> None:
     uow = with_requested_approvals(started(), late=OUTCOME.FAILED)
     answer = Answer(
-        decision=D.MARK_DONE, by="ada", arguments_hash=uow.approvals[0].arguments_hash, result_json='"mine"'
+        decision=D.MARK_DONE,
+        decider=ADA,
+        arguments_hash=uow.approvals[0].arguments_hash,
+        result_json='"mine"',
     )
     approval_rules.decide(uow, uow.approvals[0].id, answer)
     (returned,) = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
@@ -236,7 +240,9 @@ def test_d3_done_without_any_result_is_refused() -> None:
     (question,) = uow.approvals
     with pytest.raises(InvalidRequest, match="result_json is required"):
         approval_rules.decide(
-            uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash=question.arguments_hash)
+            uow,
+            question.id,
+            Answer(decision=D.MARK_DONE, decider=ADA, arguments_hash=question.arguments_hash),
         )
     assert not uow.events
 
@@ -294,7 +300,11 @@ def test_the_answers_to_an_outcome(
     (question,) = uow.approvals
     result = '{"paper": 3}' if decision is D.MARK_DONE else ""
     answer = Answer(
-        decision=decision, by="ada", arguments_hash=question.arguments_hash, reason="so", result_json=result
+        decision=decision,
+        decider=ADA,
+        arguments_hash=question.arguments_hash,
+        reason="so",
+        result_json=result,
     )
     decided = approval_rules.decide(uow, question.id, answer)
     assert decided is not None
@@ -347,7 +357,7 @@ def test_a_cut_call_that_must_not_run_twice_is_remembered(tool_class: ToolClass)
 def test_after_one_of_two_answers_the_turn_still_waits() -> None:
     uow = with_requested_approvals(started(tool="one"), started(tool="two"))
     first, second = uow.approvals
-    approval_rules.decide(uow, first.id, Answer(decision=D.GIVE_UP, by="ada", arguments_hash=first.arguments_hash))
+    approval_rules.decide(uow, first.id, Answer(decision=D.GIVE_UP, decider=ADA, arguments_hash=first.arguments_hash))
     assert uow.turn.state is TurnState.AWAITING_OUTCOME
     assert [item.approval_id for item in uow.turn.pending] == [second.id]
     assert uow.head.wake is None

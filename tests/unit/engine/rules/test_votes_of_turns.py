@@ -11,6 +11,7 @@ from tests.unit.engine.rules.test_outcomes import PLACE, unit_of_work
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalVoted
 from turnkeeper.domain.approvers import Approvers
+from turnkeeper.domain.decider import Decider, Mandate
 from turnkeeper.domain.policy import Ruling
 from turnkeeper.domain.remembered import RememberRequest, RememberScope
 from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass, ToolOutcome, ToolResult
@@ -28,9 +29,16 @@ TWO = Approvers(groups=frozenset({"finance"}), k=2)
 FINANCE = frozenset({"finance"})
 
 
-def answer(by: str, decision: ApprovalDecision = ApprovalDecision.APPROVE, **given: object) -> Answer:
-    values = {"arguments_hash": "hash-1", "groups": FINANCE, "identified": True} | given
-    return Answer(decision=decision, by=by, **values)  # type: ignore[arg-type]
+def answer(
+    by: str,
+    decision: ApprovalDecision = ApprovalDecision.APPROVE,
+    *,
+    groups: frozenset[str] = FINANCE,
+    arguments_hash: str = "hash-1",
+    remember: RememberRequest | None = None,
+) -> Answer:
+    decider = Decider(person=by, mandates=(Mandate(person=by, groups=groups),))
+    return Answer(decision=decision, decider=decider, arguments_hash=arguments_hash, remember=remember)
 
 
 def waiting(**given: object) -> tuple[UnitOfWork, Approval]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from tests.builders import a_lone_decider
 from tests.unit.engine.simulation.environment import Environment
 from tests.unit.engine.simulation.replica import Hold, Replica
 from turnkeeper.domain.approval import ANSWERS, Answer, ApprovalDecision, ApprovalState
@@ -101,7 +102,7 @@ class Callers:
         remembers = decision is ApprovalDecision.APPROVE and choice >= len(decisions)
         answer = Answer(
             decision=decision,
-            by=by,
+            decider=a_lone_decider(by),
             arguments_hash=approval.arguments_hash if as_read else "another",
             remember=RememberRequest(scope=scope, time=timedelta(minutes=10), uses=2) if remembers else None,
             result_json='"it was done"' if decision is ApprovalDecision.MARK_DONE and choice < len(decisions) else "",
