@@ -91,6 +91,6 @@ def _approvers(table: AgentsTable) -> Approvers:
     people = {key: frozenset(table.strings(key, f"names of {key}")) for key in _PEOPLE if key in table.entry}
     for key, names in people.items():
         if not names:
-            table.refuse(key, "names nobody: leave it out, and any approver may decide")
+            table.refuse(key, "is empty: leave it out, and any approver may decide")
     values: dict[str, Any] = {**people, **switches, **counts}
     return Approvers(**values)

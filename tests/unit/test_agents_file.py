@@ -208,8 +208,8 @@ DEEP = "[" * 5000 + "]" * 5000
         (ONE + RULE + "k = 2", 5, "policy 1: there is no key 'k'; k belongs to [agent.policy.approve]."),
         (ONE + RULE + "action = 'auto'\napprove = { k = 2 }", 6, 'policy 1: approve needs action = "approve"'),
         (ONE + RULE + "approve = { k = 0 }", 5, "policy 1, approve: k is 0; it must be a whole number from 1 to 100"),
-        (ONE + RULE + "approve = { groups = [] }", 5, "policy 1, approve: groups names nobody: leave it out, and any"),
-        (ONE + RULE + "approve = { principals = [] }", 5, "policy 1, approve: principals names nobody: leave it out"),
+        (ONE + RULE + "approve = { groups = [] }", 5, "policy 1, approve: groups is empty: leave it out, and any"),
+        (ONE + RULE + "approve = { principals = [] }", 5, "policy 1, approve: principals is empty: leave it out"),
         (ONE + RULE + "approve = { reject_at = 2 }", 5, "policy 1, approve: reject_at needs veto = false"),
         (
             ONE + RULE + "approve = { tool = 'x' }",

@@ -1,7 +1,7 @@
 """The events of approvals; see `domain/event.py`."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
 from turnkeeper.domain.approvers import ANYBODY, Approvers
@@ -65,6 +65,29 @@ class ApprovalDecided:
     decided_through: str = ""
     remembered_from: str = ""
     """The approval whose remembered decision this is; empty if people voted on this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalExpiring:
+    """An approval will expire soon."""
+
+    approval_id: str
+    tool_call_id: str
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalExtended:
+    """There is more time to decide an approval."""
+
+    approval_id: str
+    tool_call_id: str
+    ttl: timedelta
+    """In all, from the request on."""
+    expire_time: datetime | None
+    """None while the session is suspended."""
+    extended_by: str
+    extended_through: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """How long an approval can be decided: the warning before its end, and more time."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -17,26 +16,3 @@ MOST_EXTENDED: Final = 2
 def warning_before(expire_time: datetime, *, ttl: timedelta) -> datetime | None:
     """Returns when `approval_expiring` is due; None if an approval with this time to decide has none."""
     return None if ttl < SHORTEST_WARNED else expire_time - max(ttl / LEAD_SHARE, LEAST_LEAD)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalExpiring:
-    """An approval will expire soon."""
-
-    approval_id: str
-    tool_call_id: str
-    expire_time: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalExtended:
-    """There is more time to decide an approval."""
-
-    approval_id: str
-    tool_call_id: str
-    ttl: timedelta
-    """In all, from the request on."""
-    expire_time: datetime | None
-    """None while the session is suspended."""
-    extended_by: str
-    extended_through: str = ""

@@ -33,4 +33,4 @@ class Approvers:
 
 
 ANYBODY: Final = Approvers()
-"""Where no rule names anybody: one person with the role, who did not cause the call."""
+"""Where a rule names no approvers: one person with the role, who did not cause the call."""

@@ -13,11 +13,12 @@ from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.approval_events import (
     ApprovalDecided,
     ApprovalExpired,
+    ApprovalExpiring,
+    ApprovalExtended,
     ApprovalRequested,
     ApprovalVoted,
     ApprovalWithdrawn,
 )
-from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.remembered import RememberedDecision
 from turnkeeper.domain.tool_events import ClientToolRequested, ToolCalled, ToolReturned, ToolStarted

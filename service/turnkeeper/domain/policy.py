@@ -43,7 +43,7 @@ class PolicyRule:
 
     @property
     def ruling(self) -> "Ruling":
-        """Returns what the rule decides where it speaks."""
+        """Returns what the rule decides where it applies."""
         return Ruling(
             action=self.action,
             rule=self.title,
@@ -152,7 +152,7 @@ class Ruling:
 
 
 def usual_ruling(policy: tuple[PolicyRule, ...], spec: ToolSpec) -> Ruling:
-    """Returns what the policy decides on a call of the tool if no rule with a condition speaks first.
+    """Returns what the policy decides on a call of the tool if no rule with a condition applies first.
 
     Without a rule, READ_ONLY tools run, others need approval. A tool that asks itself is never let through.
     """

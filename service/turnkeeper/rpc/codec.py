@@ -19,8 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from turnkeeper.domain.approval_events import ApprovalVoted
-from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
+from turnkeeper.domain.approval_events import ApprovalExpiring, ApprovalExtended, ApprovalVoted
 from turnkeeper.domain.event import (
     KINDS,
     NAMES,

@@ -11,8 +11,7 @@ from tests.builders import a_lone_decider
 from tests.expiring import expirer_on, waiting_turn
 from tests.unit.engine.test_expiring_approvals import Scene
 from turnkeeper.domain.approval import Approval, ApprovalState
-from turnkeeper.domain.approval_events import ApprovalExpired
-from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
+from turnkeeper.domain.approval_events import ApprovalExpired, ApprovalExpiring, ApprovalExtended
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.replica import expirer
 from turnkeeper.engine.rules.approval_times import Extension

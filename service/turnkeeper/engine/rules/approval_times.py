@@ -6,7 +6,7 @@ from typing import Final
 
 from turnkeeper.domain import votes
 from turnkeeper.domain.approval import Approval
-from turnkeeper.domain.approval_times import ApprovalExpiring, ApprovalExtended
+from turnkeeper.domain.approval_events import ApprovalExpiring, ApprovalExtended
 from turnkeeper.domain.audit import NO_ORIGIN, AuditRecord, Origin
 from turnkeeper.domain.decider import Decider
 from turnkeeper.engine.rules.approvals import expire_lapsed

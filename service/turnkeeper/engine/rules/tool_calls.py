@@ -132,7 +132,7 @@ def changes_of(uow: UnitOfWork, call: Call, spec: ToolSpec, ruling: Ruling) -> t
     """
     today = as_today(call, spec, ruling)
     if not call.schema_hash and not call.round and ruling.runs and spec.tool_class.may_start_again:
-        call = today  # of an older version, which kept none of this: nobody was asked, and nobody is
+        call = today  # of an older version, which kept none of this: no person was asked, and none is
         call = replace(call, arguments_hash=decision_hash(call))
     changed = [name for name, field in _PARTS if getattr(call, field) != getattr(today, field)]
     by_rule = (call.rule, call.rule_text) != (today.rule, today.rule_text)
