@@ -10,7 +10,6 @@ from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import remembered as rules
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.errors import InternalError
-from turnkeeper.store.changeset import Head
 
 
 class RememberedDecisions:
@@ -20,9 +19,13 @@ class RememberedDecisions:
         self._sessions = sessions
         self._log_writer = log_writer
 
-    async def session(self, key: SessionKey) -> tuple[Session, Head]:
-        """Returns the session and its head. Raises SessionNotFound if there is none."""
-        return await self._sessions.get(key)
+    async def active(self, key: SessionKey) -> tuple[Session, tuple[RememberedDecision, ...]]:
+        """Returns the session, and its decisions that approve calls now, by the database's clock; newest first.
+
+        Raises SessionNotFound if there is none.
+        """
+        session, head = await self._sessions.get(key)
+        return session, tuple(decision for decision in session.remembered if decision.expire_time > head.now)
 
     async def revoke(self, approval: Approval, *, by: str, origin: Origin) -> tuple[int, int]:
         """Revokes the decision on `approval` if its session remembers it. `by` is the principal.
@@ -35,8 +38,3 @@ class RememberedDecisions:
         if not isinstance(stored, Stored):
             raise InternalError
         return stored.value, stored.uow.snapshot.head.last_seq
-
-
-def active(session: Session, head: Head) -> tuple[RememberedDecision, ...]:
-    """Returns the decisions of the session that approve calls now, by the database's clock; newest first."""
-    return tuple(decision for decision in session.remembered if decision.expire_time > head.now)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from turnkeeper.domain.remembered import MOST_USES, RememberRequest, RememberScope
-from turnkeeper.engine.remembered import RememberedDecisions, active
+from turnkeeper.engine.remembered import RememberedDecisions
 from turnkeeper.errors import SessionNotFound
 from turnkeeper.pb.v1 import approval_pb2, event_pb2
 from turnkeeper.rpc import codec, cursor
@@ -23,11 +23,11 @@ class RememberedMethods:
         self, request: approval_pb2.ListRememberedDecisionsRequest, context: Context
     ) -> approval_pb2.ListRememberedDecisionsResponse:
         caller = caller_of(context)
-        session, head = await self._remembered.session(caller.session_key(request.session_id))
+        session, decisions = await self._remembered.active(caller.session_key(request.session_id))
         if not sees_all_approvals(caller) and not caller.owns(session.owner):
             raise SessionNotFound(session_id=request.session_id)
         response = approval_pb2.ListRememberedDecisionsResponse()
-        for decision in active(session, head):
+        for decision in decisions:
             codec.fill(response.decisions.add(), decision)
         return response
 

@@ -1,15 +1,16 @@
 """Decisions on the time of pending approvals: the warning before their end, and more time."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from turnkeeper.domain import votes
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.approval_events import ApprovalExpiring, ApprovalExtended
-from turnkeeper.domain.audit import NO_ORIGIN, AuditRecord, Origin
+from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.decider import Decider
-from turnkeeper.engine.rules.approvals import expire_lapsed
+from turnkeeper.engine.rules.approvals import expire_lapsed, pending_approval
+from turnkeeper.engine.rules.audit import record_approval
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 EXTEND_APPROVAL: Final = "extend_approval"
@@ -37,7 +38,7 @@ def extend(uow: UnitOfWork, approval_id: str, extension: Extension) -> Approval 
     expired = {approval.id: approval for approval in expire_lapsed(uow)}
     if approval_id in expired:
         return expired[approval_id]
-    approval = next((pending for pending in uow.approvals if pending.id == approval_id), None)
+    approval = pending_approval(uow, approval_id)
     if approval is None:
         return None
     votes.check_eligible(approval, extension.decider, causers=uow.turn.causers)
@@ -46,7 +47,15 @@ def extend(uow: UnitOfWork, approval_id: str, extension: Extension) -> Approval 
         return approval
     longer = replace(longer, extension_sequence=uow.next_sequence)
     uow.put_approval(longer, lapsed=False)
-    uow.audit.append(_record_of(longer, extension, at=uow.at))
+    record_approval(
+        uow,
+        EXTEND_APPROVAL,
+        longer,
+        origin=extension.origin,
+        sequence=longer.extension_sequence,
+        extended_by=extension.decider.person,
+        ttl_seconds=f"{extension.ttl.total_seconds():g}",
+    )
     uow.append(
         ApprovalExtended(
             approval_id=longer.id,
@@ -76,25 +85,3 @@ def announce_expiring(uow: UnitOfWork) -> list[Approval]:
         )
         uow.append(event, turn=uow.turn)
     return due
-
-
-def _record_of(approval: Approval, extension: Extension, *, at: datetime) -> AuditRecord:
-    """Returns what goes on record of more time for an approval, as the approval is after it."""
-    return AuditRecord(
-        tenant=approval.tenant,
-        id="",
-        session_id=approval.session_id,
-        sequence=approval.extension_sequence,
-        at=at,
-        action=EXTEND_APPROVAL,
-        target=approval.id,
-        outcome=approval.state.value,
-        origin=extension.origin,
-        details={
-            "extended_by": extension.decider.person,
-            "ttl_seconds": f"{extension.ttl.total_seconds():g}",
-            "turn_id": approval.turn_id,
-            "tool_call_id": approval.tool_call_id,
-            "tool": approval.tool,
-        },
-    )

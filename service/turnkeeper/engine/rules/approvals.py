@@ -9,7 +9,7 @@ from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalExpired, 
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
 from turnkeeper.domain.votes import already_voted, cast
 from turnkeeper.engine.rules.approval_edits import Edit, open_next_round
-from turnkeeper.engine.rules.audit import decision_record
+from turnkeeper.engine.rules.audit import record_decision
 from turnkeeper.engine.rules.remembered import check_remember, check_repeat, remember, with_request
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
@@ -25,7 +25,7 @@ def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None
     expires instead, and is returned as EXPIRED. A repeated vote changes nothing. Returns None, with nothing changed, if
     the approval is no longer PENDING. Raises what `votes.cast` raises.
     """
-    approval = _pending(uow, approval_id)
+    approval = pending_approval(uow, approval_id)
     if approval is None:
         return None
     if approval.expire_time <= uow.snapshot.head.now:
@@ -39,7 +39,7 @@ def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None
     _append_vote(uow, voted)
     if voted.state is ApprovalState.PENDING:
         uow.put_approval(voted, lapsed=False)
-        uow.audit.append(decision_record(voted, answer, at=uow.at))
+        record_decision(uow, voted, answer)
         return voted
     decided = replace(voted, sequence=uow.next_sequence)
     _store_decision(uow, decided, answer)
@@ -53,7 +53,7 @@ def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Ed
     round's approval; for an approval that has expired or is no longer PENDING, as `decide` does. Raises what
     `votes.cast` raises, and ApprovalAlreadyProcessed if the author has voted in the old round.
     """
-    approval = _pending(uow, approval_id)
+    approval = pending_approval(uow, approval_id)
     if approval is None:
         return None
     if approval.expire_time <= uow.snapshot.head.now:
@@ -77,6 +77,11 @@ def expire_lapsed(uow: UnitOfWork, *, wake: timedelta = timedelta()) -> list[App
     return [_expire(uow, approval, wake=wake) for approval in lapsed[:EXPIRED_AT_ONCE]]
 
 
+def pending_approval(uow: UnitOfWork, approval_id: str) -> Approval | None:
+    """Returns the turn's approval with this id; None if it is no longer PENDING."""
+    return next((approval for approval in uow.approvals if approval.id == approval_id), None)
+
+
 def _expire(
     uow: UnitOfWork, approval: Approval, *, wake: timedelta = timedelta(), answer: Answer | None = None
 ) -> Approval:
@@ -84,7 +89,7 @@ def _expire(
     expired = replace(approval.closed(ApprovalState.EXPIRED, at=uow.at), sequence=uow.next_sequence)
     uow.close_approval(expired, lapsed=True)
     if answer is not None:
-        uow.audit.append(decision_record(expired, answer, at=uow.at))
+        record_decision(uow, expired, answer)
     uow.append(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=uow.turn)
     if approval.kind is ApprovalKind.OUTCOME:
         _give_up(uow, approval)
@@ -92,10 +97,6 @@ def _expire(
         uow.close_call_as(_call_of(uow, approval), ToolOutcome.EXPIRED)
     uow.resume_if_answered(wake=wake)
     return expired
-
-
-def _pending(uow: UnitOfWork, approval_id: str) -> Approval | None:
-    return next((approval for approval in uow.approvals if approval.id == approval_id), None)
 
 
 def _call_of(uow: UnitOfWork, approval: Approval) -> Call:
@@ -124,7 +125,7 @@ def _append_vote(uow: UnitOfWork, approval: Approval) -> None:
 
 def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
     uow.close_approval(decided, lapsed=False)
-    uow.audit.append(decision_record(decided, answer, at=uow.at))
+    record_decision(uow, decided, answer)
     uow.append(
         ApprovalDecided(
             approval_id=decided.id,

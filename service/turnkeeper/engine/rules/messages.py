@@ -9,7 +9,7 @@ from turnkeeper.domain.message import Part, text_of
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
-from turnkeeper.engine.rules.audit import Operation, record_operation, withdrawal_record
+from turnkeeper.engine.rules.audit import WITHDRAW_APPROVAL, Operation, record_approval, record_operation
 from turnkeeper.engine.rules.sessions import created_event
 from turnkeeper.engine.rules.synthetic_results import superseded_result
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -282,8 +282,9 @@ def _interrupt(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn
 def _withdraw_pending(uow: UnitOfWork, *, by: Origin) -> None:
     """Withdraws the active turn's approvals, each on record, and closes their calls: the model reads why none ran."""
     for approval in uow.approvals:
-        uow.audit.append(withdrawal_record(approval, by=by, sequence=uow.next_sequence, at=uow.at))
-        uow.withdraw(approval, turn=uow.turn)
+        sequence = uow.next_sequence
+        withdrawn = uow.withdraw(approval, turn=uow.turn)
+        record_approval(uow, WITHDRAW_APPROVAL, withdrawn, origin=by, sequence=sequence)
     for call in uow.calls:
         if call.state is CallState.AWAITING:
             uow.close_call(call, superseded_result())

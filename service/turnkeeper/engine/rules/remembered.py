@@ -6,7 +6,7 @@ from datetime import datetime
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalDecided
-from turnkeeper.domain.audit import NO_ORIGIN, AuditRecord, Origin
+from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.policy import Ruling
 from turnkeeper.domain.remembered import (
     RememberedDecision,
@@ -21,6 +21,7 @@ from turnkeeper.domain.remembered import (
 )
 from turnkeeper.domain.tool import Call, CallState, ToolSpec
 from turnkeeper.domain.votes import already_voted
+from turnkeeper.engine.rules.audit import record, record_approval
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InvalidRequest
 
@@ -123,7 +124,15 @@ def approve_by_memory(uow: UnitOfWork, pending: Approval) -> bool:
         remembered_from=decision.approval_id,
     )
     uow.close_approval(approved, lapsed=None)
-    uow.audit.append(_use_record(uow, approved))
+    record_approval(
+        uow,
+        USE_REMEMBERED_DECISION,
+        approved,
+        origin=NO_ORIGIN,
+        sequence=approved.sequence,
+        remembered_from=approved.remembered_from,
+        decided_by=approved.decided_by,
+    )
     uow.append(
         ApprovalDecided(
             approval_id=approved.id,
@@ -155,8 +164,8 @@ def revoke(uow: UnitOfWork, approval_id: str, *, by: str, origin: Origin) -> int
     sequence = uow.next_sequence
     uow.append(replace(decision, state=RememberedState.REVOKED, revoked_by=by))
     uow.session = replace(uow.session, remembered=without(known, approval_id))
-    record = _record(uow, REVOKE_REMEMBERED_DECISION, target=approval_id, sequence=sequence, origin=origin)
-    uow.audit.append(replace(record, details={"tool": decision.tool, "uses_left": str(decision.uses_left)}))
+    details = {"tool": decision.tool, "uses_left": str(decision.uses_left)}
+    record(uow, REVOKE_REMEMBERED_DECISION, approval_id, origin=origin, sequence=sequence, details=details)
     return sequence
 
 
@@ -165,40 +174,3 @@ def _covers(decision: RememberedDecision, call: Call, *, at: datetime) -> bool:
     if decision.scope is RememberScope.TOOL and call.untrusted:
         return False
     return decision.covers(call.binding, call.arguments_json, at=at)
-
-
-def _use_record(uow: UnitOfWork, approved: Approval) -> AuditRecord:
-    details = {
-        "remembered_from": approved.remembered_from,
-        "decided_by": approved.decided_by,
-        "turn_id": approved.turn_id,
-        "tool_call_id": approved.tool_call_id,
-        "tool": approved.tool,
-        "arguments_hash": approved.arguments_hash,
-        "round": str(approved.round),
-    }
-    record = _record(
-        uow,
-        USE_REMEMBERED_DECISION,
-        target=approved.id,
-        sequence=approved.sequence,
-        origin=NO_ORIGIN,
-        outcome="APPROVED",
-    )
-    return replace(record, details=details)
-
-
-def _record(
-    uow: UnitOfWork, action: str, *, target: str, sequence: int, origin: Origin, outcome: str = "OK"
-) -> AuditRecord:
-    return AuditRecord(
-        tenant=uow.session.tenant,
-        id="",
-        session_id=uow.session.id,
-        sequence=sequence,
-        at=uow.at,
-        action=action,
-        target=target,
-        outcome=outcome,
-        origin=origin,
-    )

@@ -133,10 +133,12 @@ class UnitOfWork:
         else:
             self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=lapsed)
 
-    def withdraw(self, approval: Approval, *, turn: Turn) -> None:
-        """Withdraws a PENDING approval of `turn`, whether its time is over or not."""
-        self.close_approval(approval.closed(ApprovalState.WITHDRAWN, at=self.at), lapsed=None)
+    def withdraw(self, approval: Approval, *, turn: Turn) -> Approval:
+        """Withdraws a PENDING approval of `turn`, whether its time is over or not. Returns it as WITHDRAWN."""
+        withdrawn = approval.closed(ApprovalState.WITHDRAWN, at=self.at)
+        self.close_approval(withdrawn, lapsed=None)
         self.append(ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=turn)
+        return withdrawn
 
     def change_head(self, **changes: object) -> None:
         """Sets fields of the HeadChange; those that are not named stay as they are."""
