@@ -11,6 +11,8 @@ from turnkeeper.domain.tool import DECIDE_TIME, Call, PolicyAction, ToolClass, T
 
 _UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 """Seconds of each unit of a duration in a rule's text."""
+TOOL_ASKS: Final = "the tool asks itself"
+"""Why a call asks though its rule lets it run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +148,13 @@ class Ruling:
         """Returns True if the call may run without a person's decision."""
         return self.action in (PolicyAction.AUTO, PolicyAction.NOTIFY)
 
-    def asking(self) -> "Ruling":
-        """Returns the ruling with a person's decision before the call runs. A denial stays one."""
-        return replace(self, action=PolicyAction.APPROVE) if self.runs else self
+    def asking(self, why: str = "") -> "Ruling":
+        """Returns the ruling with a person's decision before the call runs, and the reason. A denial stays one."""
+        if not self.runs:
+            return self
+        return replace(
+            self, action=PolicyAction.APPROVE, rule_text=f"{self.rule_text}; {why}" if why else self.rule_text
+        )
 
 
 def usual_ruling(policy: tuple[PolicyRule, ...], spec: ToolSpec) -> Ruling:
@@ -158,9 +164,7 @@ def usual_ruling(policy: tuple[PolicyRule, ...], spec: ToolSpec) -> Ruling:
     """
     rule = next((rule for rule in policy if rule.covers(spec) and not (rule.when or rule.shadow)), None)
     ruling = class_ruling(spec) if rule is None else rule.ruling
-    if spec.asks and ruling.runs:
-        return replace(ruling.asking(), rule_text=f"{ruling.rule_text}; the tool asks itself")
-    return ruling
+    return ruling.asking(TOOL_ASKS) if spec.asks else ruling
 
 
 def class_ruling(spec: ToolSpec) -> Ruling:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.policy import PolicyRule, Ruling, ShadowRuling, class_ruling
+from turnkeeper.domain.policy import TOOL_ASKS, PolicyRule, Ruling, ShadowRuling, class_ruling
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.policy import cel_extension as cel
 from turnkeeper.policy.expression import BadExpression, Condition, Cost, compiled, context, total
@@ -238,11 +238,9 @@ def _action(rule: PolicyRule, error: str) -> PolicyAction:
 
 def _completed(ruling: Ruling, facts: CallFacts, *, even_untrusted: bool) -> Ruling:
     """Returns the ruling with the questions that no rule takes away by itself."""
-    if ruling.runs and facts.untrusted and facts.spec.tool_class is ToolClass.IRREVERSIBLE and not even_untrusted:
-        ruling = replace(ruling.asking(), rule_text=f"{ruling.rule_text}; {UNTRUSTED}")
-    if ruling.runs and facts.spec.asks:
-        ruling = replace(ruling.asking(), rule_text=f"{ruling.rule_text}; the tool asks itself")
-    return ruling
+    if facts.untrusted and facts.spec.tool_class is ToolClass.IRREVERSIBLE and not even_untrusted:
+        ruling = ruling.asking(UNTRUSTED)
+    return ruling.asking(TOOL_ASKS) if facts.spec.asks else ruling
 
 
 def _measured(value: Any) -> tuple[int, int]:
