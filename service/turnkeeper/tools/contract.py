@@ -1,7 +1,8 @@
 """The contract between the toolbox and a source of tools."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from turnkeeper.domain.tool import ToolSpec
@@ -19,10 +20,26 @@ class ToolContext:
     tool_call_id: str
     agent: str = ""
     """The agent whose turn calls the tool."""
+    attempt: int = 1
+    """The attempt of the turn that starts the call: higher at each start of one call."""
+    arguments_hash: str = ""
+    """The hash of what was decided on, see `decision_hash`."""
+    timeout: timedelta = timedelta(seconds=30)
+    """How long the call may run, by the agent and the tool."""
+    report: Callable[[str], None] = lambda _: None
+    """Takes a line about how far the tool is, for people. Raises nothing, and does not wait."""
 
 
 class ToolError(Exception):
     """A tool's failure with a message for the model. The message must hold no secret."""
+
+
+class NotStarted(ToolError):
+    """The call certainly never reached the tool: no connection opened, or the tool's server refused the start."""
+
+
+class OutcomeUnknown(Exception):
+    """The call was sent, and nothing tells whether it took effect. The message is for the model, without a secret."""
 
 
 class SourceUnreachable(Exception):
@@ -32,6 +49,11 @@ class SourceUnreachable(Exception):
 class ToolSource(Protocol):
     """Where tools come from, for example the functions of installed packages."""
 
+    @property
+    def listing(self) -> int:
+        """Returns a number that changes whenever `specs` would return something else. It is read at each model call."""
+        ...
+
     def specs(self) -> Sequence[ToolSpec]:
         """Returns all tools of this source; their names are unique among all sources. May raise SourceUnreachable."""
         ...
@@ -39,7 +61,8 @@ class ToolSource(Protocol):
     async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
         """Runs the tool and returns its result as JSON text, see `results.result_text`.
 
-        Raises ToolError or UnfitResult with a message for the model, or ToolFailed. Of any other exception the model
-        receives the class name alone. A cancellation ends the tool where that is possible.
+        Raises ToolError (NotStarted if the call never reached the tool) or UnfitResult with a message for the model,
+        OutcomeUnknown, or ToolFailed. Of any other exception the model receives the class name alone. A cancellation
+        ends the tool where that is possible.
         """
         ...

@@ -127,6 +127,7 @@ class PythonTools:
     def __init__(self, functions: Iterable[Callable[..., object]]) -> None:
         """Raises AgentConfigError if two tools have one name, or if one has no valid name or schema."""
         self.threads = ToolThreads()
+        self.listing = 1
         self._functions = _described(functions)
 
     @property
@@ -137,6 +138,7 @@ class PythonTools:
     def replace(self, functions: Iterable[Callable[..., object]]) -> None:
         """Takes these functions from now on. A call that runs goes on with the old code. Raises as `__init__`."""
         self._functions = _described(functions)
+        self.listing += 1
 
     def specs(self) -> Sequence[ToolSpec]:
         """Returns the tools in the order of their functions."""

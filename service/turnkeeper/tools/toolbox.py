@@ -24,7 +24,7 @@ from turnkeeper.domain.tool import (
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.comparison import ArgumentsSchema, Steps
-from turnkeeper.tools.contract import SourceUnreachable, ToolContext, ToolError, ToolSource
+from turnkeeper.tools.contract import OutcomeUnknown, SourceUnreachable, ToolContext, ToolError, ToolSource
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
 
@@ -183,10 +183,11 @@ class Toolbox:
             self._schemas[spec.schema_json] = _schema_of(spec.schema_json, is_trusted=True)
         return self._schemas[spec.schema_json]
 
-    async def run(self, call: Call, *, agent: str = "") -> Finished:
+    async def run(self, call: Call, *, agent: str = "", timeout: timedelta = timedelta(seconds=30)) -> Finished:
         """Runs a started call to its end, and returns its result; every failure is a result.
 
-        `agent` is the name of the turn's agent. Raises CancelledError alone, if the current task is cancelled.
+        `agent` is the name of the turn's agent. The caller cancels the task after `timeout`; the tool's source may end
+        earlier. Raises CancelledError alone, if the current task is cancelled.
         """
         context = ToolContext(
             key=call.key,
@@ -195,6 +196,9 @@ class Toolbox:
             turn_id=call.turn_id,
             tool_call_id=call.id,
             agent=agent,
+            attempt=call.attempt,
+            arguments_hash=call.arguments_hash,
+            timeout=timeout,
         )
         began = time.monotonic()
         try:
@@ -202,6 +206,9 @@ class Toolbox:
                 raise ToolError("The tool is gone; it did not run.")
             _, source = self._tools[call.tool]
             result = _checked(await source.call(call.tool, json.loads(call.arguments_json), context))
+        except OutcomeUnknown as error:
+            outcome = ToolOutcome.FAILED if call.tool_class.may_start_again else ToolOutcome.UNKNOWN
+            result = replace(_failure(str(error)), outcome=outcome)
         except BaseException as error:
             if ends_task(error):
                 raise

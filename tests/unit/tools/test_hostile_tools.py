@@ -298,6 +298,8 @@ async def test_a_huge_result_is_refused_at_a_bounded_cost(what: str, where: str)
 class Broken:
     """A source that raises what it should have described."""
 
+    listing = 1
+
     def __init__(self, error: BaseException) -> None:
         self._error = error
 

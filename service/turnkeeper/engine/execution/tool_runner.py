@@ -151,7 +151,9 @@ class ToolRunner:
             record = partial(self._metrics.tool_finished, source, tool=call.tool, tool_class=tool_class)
             began = time.monotonic()
             try:
-                tool = self._runs[call.id].tool = asyncio.create_task(self._toolbox.run(call, agent=self._agent))
+                tool = self._runs[call.id].tool = asyncio.create_task(
+                    self._toolbox.run(call, agent=self._agent, timeout=timeout)
+                )
                 await asyncio.wait([tool], timeout=timeout.total_seconds())
                 finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
             except asyncio.CancelledError:

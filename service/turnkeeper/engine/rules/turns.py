@@ -30,6 +30,8 @@ MAX_LOST_OWNERS = 5
 """Owners lost with their process in a row, without progress, after which the turn fails: it may be what kills them."""
 MAX_BROKEN_RUNS = 2
 """Runs of a turn that broke on a defect, after which it fails."""
+_UNTOLD = (ToolOutcome.TIMED_OUT, ToolOutcome.UNKNOWN)
+"""Outcomes that do not tell whether the tool took effect."""
 
 
 def give_up_error(*, lost_owners: int, broken_runs: int) -> ErrorDetail | None:
@@ -134,13 +136,14 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
 def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
     """Closes each call whose tool has finished, with the tool's result.
 
-    A call that timed out and must not run twice gets none: its tool may still run. An approval asks for its outcome.
+    A call that must not run twice gets none if it timed out, because its tool may still run, or if the connection to
+    its tool broke. An approval asks for its outcome.
     """
     by_id = {call.id: call for call in uow.calls}
     unknown: list[Call] = []
     for finished in results:
         call = by_id[finished.call_id]
-        if finished.result.outcome is ToolOutcome.TIMED_OUT and not call.tool_class.may_start_again:
+        if finished.result.outcome in _UNTOLD and not call.tool_class.may_start_again:
             unknown.append(call)
             continue
         uow.close_call(call, finished.result, duration=finished.duration)

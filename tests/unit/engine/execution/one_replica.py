@@ -97,6 +97,8 @@ class Model:
 class Tools:
     """A source whose one tool raises `error`; without one it waits until it is released, also when it is cancelled."""
 
+    listing = 1
+
     def __init__(self) -> None:
         self.error: type[BaseException] | None = RuntimeError
         self.started = asyncio.Event()

@@ -21,6 +21,8 @@ SHORT = timedelta(seconds=0.01)
 class Depot:
     """A source of one tool that returns once it is released. `stubborn`: also if it is cancelled before."""
 
+    listing = 1
+
     def __init__(self, *, stubborn: bool = False) -> None:
         self.released = asyncio.Event()
         self.starts = 0

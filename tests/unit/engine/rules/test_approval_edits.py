@@ -23,6 +23,8 @@ SPEC = ToolSpec(
 
 
 class Source:
+    listing = 1
+
     def specs(self) -> Sequence[ToolSpec]:
         return (SPEC,)
 

@@ -146,8 +146,8 @@ def test_a_call_that_is_resolved_already_is_left_as_it_is() -> None:
     assert (uow.calls, uow.approvals) == ((call,), ())
 
 
-def timed_out(call: Call) -> Finished:
-    result = ToolResult(outcome=OUTCOME.TIMED_OUT, result_json='{"error": "late"}')
+def timed_out(call: Call, outcome: ToolOutcome = ToolOutcome.TIMED_OUT) -> Finished:
+    result = ToolResult(outcome=outcome, result_json='{"error": "late"}')
     return Finished(call_id=call.id, result=result, duration=timedelta(seconds=1))
 
 
@@ -156,11 +156,12 @@ def returned_ok(call: Call) -> Finished:
     return Finished(call_id=call.id, result=result, duration=timedelta(seconds=1))
 
 
-def test_d3_a_call_that_timed_out_gets_the_approval_of_a_lost_call() -> None:
+@pytest.mark.parametrize("outcome", [OUTCOME.TIMED_OUT, OUTCOME.UNKNOWN])
+def test_d3_a_call_without_a_known_end_gets_the_approval_of_a_lost_call(outcome: ToolOutcome) -> None:
     call, other = started(round=1), started()
     lost, late = unit_of_work(call, other), unit_of_work(call, other)
     resolve_lost_calls(lost, {call.id})
-    record_tool_results(late, [timed_out(call)])
+    record_tool_results(late, [timed_out(call, outcome)])
     (question,), (same) = late.approvals, lost.approvals[0]
     assert replace(question, id=same.id) == same
     assert late.calls == lost.calls

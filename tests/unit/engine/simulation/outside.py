@@ -170,6 +170,8 @@ class ToolRun:
 class SimulatedTools:
     """One replica's tools: a source whose tools run until the test ends them. Those that run are in `runs`."""
 
+    listing = 1
+
     def __init__(self, schema: str, observed: Observed) -> None:
         self._specs = {
             name: ToolSpec(name=name, description="", schema_json=schema, tool_class=tool_class, source="python")
