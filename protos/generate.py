@@ -55,7 +55,7 @@ COPIES = (
         # Asynchronous stubs only: nothing in the service calls or serves from threads.
         f"only_async,{GRPC_STUBS}",
     ),
-    Copy(CLIENT / "pb", "turnkeeper_client.pb", ("turnkeeper/v1",), GRPC_STUBS),
+    Copy(CLIENT / "pb", "turnkeeper_client.pb", ("turnkeeper/v1", "turnkeeper/tools/v1"), GRPC_STUBS),
 )
 
 

@@ -1,12 +1,12 @@
 """Folds a session from its events alone.
 
-It knows the rules of the log, not the service's code, and shares nothing with it but the wire format. An event that no
-rule allows is a finding of its own.
+It knows the rules of the log, and shares only the wire format with the service. What no rule allows is a finding.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from tests.checker.reconciled import tool_reconciled as _tool_reconciled  # noqa: F401 - one of RULES
 from tests.checker.times import announce, extend
 from tests.checker.values import BrokenLog, Folded, FoldedApproval, FoldedCall, FoldedTurn, usage_of
 from tests.checker.votes import add_vote, check_decided

@@ -21,7 +21,7 @@ from turnkeeper.domain.approval_events import (
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.remembered import RememberedDecision
-from turnkeeper.domain.tool_events import ClientToolRequested, ToolCalled, ToolReturned, ToolStarted
+from turnkeeper.domain.tool_events import ClientToolRequested, ToolCalled, ToolReconciled, ToolReturned, ToolStarted
 from turnkeeper.domain.turn import CancelReason, StopReason
 
 
@@ -211,6 +211,7 @@ Payload = (
     | MessageCompleted
     | ToolCalled
     | ToolStarted
+    | ToolReconciled
     | ToolReturned
     | ClientToolRequested
     | ApprovalRequested

@@ -158,6 +158,7 @@ class Copy:
             first_sequence=self.opening + len(self.events) + 1,
             create_time=event.create_time,
             update_time=event.create_time,
+            through=event.payload.through,
         ).also_caused_by(event.payload.through)
         self._append(event, event.payload)
 

@@ -4,8 +4,9 @@ import hashlib
 import json
 import unicodedata
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from turnkeeper.domain import json_text
 from turnkeeper.domain.approvers import ANYBODY, Approvers
@@ -65,6 +66,24 @@ class ToolOutcome(StrEnum):
     EXPIRED = "EXPIRED"
     CANCELLED = "CANCELLED"
     UNKNOWN = "UNKNOWN"
+
+
+UNTOLD: Final = (ToolOutcome.TIMED_OUT, ToolOutcome.UNKNOWN)
+"""Outcomes that do not tell whether the tool took effect."""
+
+
+class ReconciledState(StrEnum):
+    """What the server of a tool told of a call that had started and whose result is missing.
+
+    NOT_STARTED is a promise: that start can have no effect any more, so that the call may start again, whatever its
+    class. UNKNOWN: the server cannot tell. NO_ANSWER: none came in time, or the server has no answers of this kind.
+    """
+
+    NOT_STARTED = "NOT_STARTED"
+    DONE = "DONE"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    NO_ANSWER = "NO_ANSWER"
 
 
 class PolicyAction(StrEnum):
@@ -195,6 +214,12 @@ class Call(BelongsToSession):
     """The turn's attempt that started it; 0 before."""
     fence: int = 0
     """The fence of the owner that started it; 0 before."""
+    start_time: datetime | None = None
+    """When that start was decided on, by the owner's clock; None before, and if an older version started it."""
+    idle_starts: int = 0
+    """How many of its starts were proven to have had no effect."""
+    approval_id: str = ""
+    """The approval that was requested for it last; empty without one."""
     outcome: ToolOutcome | None = None
     """None before it is RETURNED."""
     started: bool = False
@@ -252,11 +277,11 @@ class Call(BelongsToSession):
             return None
         return ToolResult(outcome=self.late_outcome, result_json=self.late_result_json)
 
-    def start(self, *, attempt: int, fence: int) -> "Call":
+    def start(self, *, attempt: int, fence: int, at: datetime) -> "Call":
         """Returns the call as STARTED. Raises ValueError unless it is READY."""
         if self.state is not CallState.READY:
             raise ValueError(f"a call in state {self.state} cannot start")
-        return replace(self, state=CallState.STARTED, attempt=attempt, fence=fence, started=True)
+        return replace(self, state=CallState.STARTED, attempt=attempt, fence=fence, started=True, start_time=at)
 
     def requested(self) -> "Call":
         """Returns the call as REQUESTED: from here on the client may have run it."""
@@ -273,6 +298,12 @@ class Call(BelongsToSession):
         if self.state is not CallState.STARTED or not self.tool_class.may_start_again:
             raise ValueError(f"a {self.tool_class} call in state {self.state} cannot start again")
         return replace(self, state=CallState.READY)
+
+    def never_started(self) -> "Call":
+        """Returns the call as READY after its start was proven to have no effect. Raises ValueError unless STARTED."""
+        if self.state is not CallState.STARTED:
+            raise ValueError(f"a call in state {self.state} has no start without an effect")
+        return replace(self, state=CallState.READY, idle_starts=self.idle_starts + 1)
 
     def lost(self) -> "Call":
         """Returns the call as UNKNOWN: its owner was lost, or its time is over.

@@ -1,10 +1,10 @@
-"""The events of a tool call: requested, started, returned. `event.py` has the others, and the table of all."""
+"""The events of a tool call: requested, started, reconciled, returned. `event.py` has the table of all."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
 from turnkeeper.domain.policy import ShadowRuling
-from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
+from turnkeeper.domain.tool import PolicyAction, ReconciledState, ToolClass, ToolOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,19 @@ class ToolStarted:
     tool: str
     key: str
     """The idempotency key that the tool receives, the same for every start of this call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolReconciled:
+    """The tool's server told what became of a call whose result is missing, or did not tell it."""
+
+    tool_call_id: str
+    tool: str
+    attempt: int
+    """The attempt that had started the call."""
+    state: ReconciledState
+    took_effect: bool = False
+    """Of a FAILED call: it took effect, at least in part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,16 @@ class TurnKey(NamedTuple):
     turn_id: str
 
 
+class ToolCaller(NamedTuple):
+    """Who calls a tool: the agent of a turn, and who sent the turn's message."""
+
+    agent: str
+    principal: str
+    """The one whose credential sent the message: the delegate's where there is one."""
+    on_behalf_of: str = ""
+    """The person for whom a delegate sent it; empty without a delegate."""
+
+
 class TurnState(StrEnum):
     """Where a turn is. COMPLETED, FAILED and CANCELLED are final until RetryTurn."""
 
@@ -145,8 +155,17 @@ class Turn(BelongsToSession):
     """The answers that the turn waits for."""
     trace: str = ""
     """The W3C traceparent of the call that sent the message."""
+    through: str = ""
+    """The delegate that sent the message on behalf of the principal; empty without one."""
     caused_by: tuple[str, ...] = ()
     """Who else caused what it does: the delegate that carried the message, who retried it, who submitted results."""
+
+    @property
+    def tool_caller(self) -> ToolCaller:
+        """Returns who calls the turn's tools."""
+        if self.through:
+            return ToolCaller(self.agent, self.through, on_behalf_of=self.principal)
+        return ToolCaller(self.agent, self.principal)
 
     @property
     def causers(self) -> frozenset[str]:

@@ -34,13 +34,14 @@ from turnkeeper.domain.event import (
 from turnkeeper.domain.message import text_of
 from turnkeeper.domain.newer_version import unspecified
 from turnkeeper.domain.remembered import RememberedDecision
+from turnkeeper.domain.tool_events import ToolReconciled
 from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc import wire
 from turnkeeper.rpc.status import advice
 from turnkeeper.rpc.wire import varint
 from turnkeeper.store.changeset import StoredEvent
 
-IGNORABLE = (ApprovalExpiring, ApprovalExtended, ApprovalVoted, RememberedDecision)
+IGNORABLE = (ApprovalExpiring, ApprovalExtended, ApprovalVoted, RememberedDecision, ToolReconciled)
 """The payloads that a client which does not know them skips: what they lead to is an event of its own."""
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")

@@ -166,6 +166,9 @@ _LINES: Final[Mapping[str, Callable[[Payload], Line]]] = {
     "message_completed": _completed,
     "tool_called": _called,
     "tool_started": lambda event: [(f"{event.tool} runs", _DIM)],
+    "tool_reconciled": lambda event: [
+        (f"its server tells of {event.tool}: {word(event_pb2.ReconciledState, event.state)}", _WAITS)
+    ],
     "tool_returned": _returned,
     "client_tool_requested": _requested_of_client,
     "approval_voted": _voted,

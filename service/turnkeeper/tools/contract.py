@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Protocol, runtime_checkable
 
-from turnkeeper.domain.tool import ToolSpec
+from turnkeeper.domain.tool import ReconciledState, ToolSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,16 @@ class ToolContext:
     """The hash of what was decided on, see `decision_hash`."""
     timeout: timedelta = timedelta(seconds=30)
     """How long the call may run, by the agent and the tool."""
+    start_time: datetime | None = None
+    """When the start was stored, by the owner's clock."""
+    arguments_json: str = "{}"
+    """The arguments as canonical JSON: exactly what was decided on."""
+    principal: str = ""
+    """The principal whose message led to the call."""
+    on_behalf_of: str = ""
+    """The person for whom the principal, a delegate, sent that message; empty without a delegate."""
+    approval_id: str = ""
+    """The approval that let the call start; empty if the policy let it."""
     report: Callable[[str], None] = lambda _: None
     """Takes a line about how far the tool is, for people. Raises nothing, and does not wait."""
 
@@ -46,6 +56,28 @@ class SourceUnreachable(Exception):
     """A source of tools does not answer: the service starts without its tools. The message names the source."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """What a source tells of a call that had started and whose result is missing."""
+
+    state: ReconciledState
+    result_json: str = ""
+    """Of a call that is DONE or FAILED."""
+    took_effect: bool = False
+    """Of a FAILED call: it took effect, at least in part."""
+
+
+@dataclass(frozen=True, slots=True)
+class StillRunning:
+    """The call runs. The source can tell more after `retry_after`."""
+
+    retry_after: timedelta
+
+
+class CannotReconcile(Exception):
+    """The tool's server never tells what became of a call: it lacks the method. The message names the source."""
+
+
 class ToolSource(Protocol):
     """Where tools come from, for example the functions of installed packages."""
 
@@ -64,5 +96,23 @@ class ToolSource(Protocol):
         Raises ToolError (NotStarted if the call never reached the tool) or UnfitResult with a message for the model,
         OutcomeUnknown, or ToolFailed. Of any other exception the model receives the class name alone. A cancellation
         ends the tool where that is possible.
+        """
+        ...
+
+
+@runtime_checkable
+class ReconcilingSource(ToolSource, Protocol):
+    """A source that can tell what became of a call after its owner was lost, a timeout, or a broken connection."""
+
+    @property
+    def name(self) -> str:
+        """Returns the source's name, which is that of its specs' `source`."""
+        ...
+
+    async def reconcile(self, name: str, context: ToolContext) -> Reconciled | StillRunning:
+        """Returns what became of the start that the context names, by its key and its attempt.
+
+        NOT_STARTED is a promise: a start under that key with this attempt or a lower one will have no effect. Raises
+        CannotReconcile, and SourceUnreachable if no answer came, which a later try may get.
         """
         ...

@@ -15,16 +15,28 @@ from turnkeeper.domain.tool import (
     CLIENT,
     Call,
     ClientTool,
+    ReconciledState,
     ToolClass,
     ToolOutcome,
     ToolResult,
     ToolSpec,
     canonical_json,
 )
+from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.comparison import ArgumentsSchema, Steps
-from turnkeeper.tools.contract import OutcomeUnknown, SourceUnreachable, ToolContext, ToolError, ToolSource
+from turnkeeper.tools.contract import (
+    CannotReconcile,
+    OutcomeUnknown,
+    Reconciled,
+    ReconcilingSource,
+    SourceUnreachable,
+    StillRunning,
+    ToolContext,
+    ToolError,
+    ToolSource,
+)
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
 
@@ -35,6 +47,9 @@ ANSWER_STEPS = 500_000
 EDIT_STEPS = 100_000
 """Steps of the comparison of arguments that a person edited, at most."""
 
+NO_CALLER = ToolCaller("", "")
+"""Of a call that belongs to no turn."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,8 +59,12 @@ class Finished:
 
     call_id: str
     result: ToolResult
+    attempt: int = 0
+    """The attempt that started the call; 0 if that decides nothing."""
     duration: timedelta
     """From start to result."""
+    reconciled: Reconciled | None = None
+    """What the tool's server told afterwards, as the result does not tell what became of the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,23 +202,19 @@ class Toolbox:
             self._schemas[spec.schema_json] = _schema_of(spec.schema_json, is_trusted=True)
         return self._schemas[spec.schema_json]
 
-    async def run(self, call: Call, *, agent: str = "", timeout: timedelta = timedelta(seconds=30)) -> Finished:
+    async def run(
+        self,
+        call: Call,
+        *,
+        timeout: timedelta = timedelta(seconds=30),
+        caller: ToolCaller = NO_CALLER,
+    ) -> Finished:
         """Runs a started call to its end, and returns its result; every failure is a result.
 
-        `agent` is the name of the turn's agent. The caller cancels the task after `timeout`; the tool's source may end
-        earlier. Raises CancelledError alone, if the current task is cancelled.
+        The caller cancels the task after `timeout`; the tool's source may end earlier. Raises CancelledError alone, if
+        the current task is cancelled.
         """
-        context = ToolContext(
-            key=call.key,
-            tenant=call.tenant,
-            session_id=call.session_id,
-            turn_id=call.turn_id,
-            tool_call_id=call.id,
-            agent=agent,
-            attempt=call.attempt,
-            arguments_hash=call.arguments_hash,
-            timeout=timeout,
-        )
+        context = _context(call, caller, timeout=timeout)
         began = time.monotonic()
         try:
             if call.tool not in self._tools:  # it was there when the call was decided on
@@ -213,7 +228,43 @@ class Toolbox:
             if ends_task(error):
                 raise
             result = self._failed(call, failure_of(error))
-        return Finished(call_id=call.id, result=result, duration=timedelta(seconds=time.monotonic() - began))
+        duration = timedelta(seconds=time.monotonic() - began)
+        return Finished(call_id=call.id, result=result, attempt=call.attempt, duration=duration)
+
+    def reconciles(self, call: Call) -> bool:
+        """Returns True if the source of the call's tool may tell what became of the call."""
+        return self._reconciler_of(call) is not None
+
+    async def reconcile(self, call: Call, *, caller: ToolCaller = NO_CALLER) -> Reconciled | StillRunning | None:
+        """Returns what the source tells of a STARTED call, or None if no answer came; a later try may get one.
+
+        A source that has no answers of this kind gives NO_ANSWER. Raises CancelledError alone.
+        """
+        source = self._reconciler_of(call)
+        if source is None:
+            return Reconciled(state=ReconciledState.NO_ANSWER)
+        try:
+            return await source.reconcile(call.tool, _context(call, caller))
+        except CannotReconcile:
+            return Reconciled(state=ReconciledState.NO_ANSWER)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            failure = failure_of(error)
+            logger.warning(
+                "the server of tool %s does not tell what became of a call (%s); it is requested again, then a person "
+                "is",
+                *(call.tool, failure.message or failure.kind),
+                extra={"session": call.session_id, "turn": call.turn_id, "tool_call": call.id},
+            )
+            return None
+
+    def _reconciler_of(self, call: Call) -> ReconcilingSource | None:
+        """Returns the source that the call was started at, also if it lists the tool no longer."""
+        for source in self._sources:
+            if isinstance(source, ReconcilingSource) and source.name == call.source:
+                return source
+        return None
 
     def _failed(self, call: Call, failure: Failure) -> ToolResult:
         """Returns the failure as the model receives it, and logs what is not a tool's own message."""
@@ -230,11 +281,31 @@ class Toolbox:
         return _failure(f"The tool failed ({failure.kind}).")
 
 
+def _context(call: Call, caller: ToolCaller, *, timeout: timedelta = timedelta(seconds=30)) -> ToolContext:
+    """Returns what a source may know about the call."""
+    return ToolContext(
+        key=call.key,
+        tenant=call.tenant,
+        session_id=call.session_id,
+        turn_id=call.turn_id,
+        tool_call_id=call.id,
+        agent=caller.agent,
+        attempt=call.attempt,
+        arguments_hash=call.arguments_hash,
+        timeout=timeout,
+        start_time=call.start_time,
+        arguments_json=call.arguments_json,
+        principal=caller.principal,
+        on_behalf_of=caller.on_behalf_of,
+        approval_id=call.approval_id,
+    )
+
+
 def timed_out(call: Call, timeout: timedelta) -> Finished:
     """Returns the result of a call whose tool did not finish in time."""
     message = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
     result = ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(message))
-    return Finished(call_id=call.id, result=result, duration=timeout)
+    return Finished(call_id=call.id, result=result, attempt=call.attempt, duration=timeout)
 
 
 def _schema_of(schema_json: str, *, is_trusted: bool) -> ArgumentsSchema:

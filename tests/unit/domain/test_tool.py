@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import a_call, a_session_key
+from tests.builders import NOON, a_call, a_session_key
 from turnkeeper.domain.newer_version import unspecified
 from turnkeeper.domain.tool import (
     CallState,
@@ -158,11 +158,11 @@ def test_what_a_model_reads_of_a_result(result: str, text: str) -> None:
 def test_only_a_ready_call_starts(state: CallState) -> None:
     call = a_call(PLACE, state=state)
     if state is CallState.READY:
-        started = call.start(attempt=2, fence=3)
+        started = call.start(attempt=2, fence=3, at=NOON)
         assert (started.state, started.attempt, started.fence, started.started) == (CallState.STARTED, 2, 3, True)
         return
     with pytest.raises(ValueError, match="cannot start"):
-        call.start(attempt=2, fence=3)
+        call.start(attempt=2, fence=3, at=NOON)
 
 
 @pytest.mark.parametrize("tool_class", ToolClass)

@@ -77,6 +77,7 @@ PAIRS = (
                 "finish_reason",
                 "trace",
                 "caused_by",
+                "through",
             }
         ),
     ),

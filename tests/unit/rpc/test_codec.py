@@ -77,7 +77,7 @@ def test_an_event_without_any_value_is_still_of_its_kind(kind: str) -> None:
     assert kind_of(KINDS[kind]) == kind
     event = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=_least(KINDS[kind]))))
     assert event.WhichOneof("payload") == kind
-    ignorable = {"approval_expiring", "approval_extended", "approval_voted", "remembered_decision"}
+    ignorable = {"approval_expiring", "approval_extended", "approval_voted", "remembered_decision", "tool_reconciled"}
     assert event.ignorable is (kind in ignorable), "what they lead to is an event of its own"
 
 

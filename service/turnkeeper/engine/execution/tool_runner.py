@@ -3,15 +3,19 @@
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from turnkeeper.domain.tool import Call, ToolOutcome
+from turnkeeper.domain.tool import UNTOLD, Call, CallState, ReconciledState, ToolOutcome, ToolResult
+from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.engine.execution.detached import CANCEL_TIME, detach
+from turnkeeper.engine.execution.reconciliation import Reconciler
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
+from turnkeeper.tools.contract import Reconciled
 from turnkeeper.tools.toolbox import Finished, Toolbox, timed_out
 
 logger = logging.getLogger(__name__)
@@ -37,12 +41,15 @@ class _Run:
     outcome: asyncio.Task[Finished]
     """Ends with the tool, or when its time is over."""
     tool: asyncio.Task[Finished] | None = None
-    """None until `outcome` has begun."""
+    """None until `outcome` has begun, and if another owner started the tool."""
+    reconciling: bool = False
+    """True from when the tool's server is requested to tell what became of the call."""
 
     @property
     def timed_out(self) -> bool:
-        """Returns True if the result is that of a timeout."""
-        return self.outcome.result().result.outcome is ToolOutcome.TIMED_OUT
+        """Returns True if the result is that of a timeout, and nothing tells what became of the call."""
+        finished = self.outcome.result()
+        return finished.result.outcome is ToolOutcome.TIMED_OUT and not _tells(finished.reconciled)
 
     @property
     def orphans(self) -> tuple[OrphanedCall, ...]:
@@ -52,8 +59,8 @@ class _Run:
         return (OrphanedCall(call=self.call, tool=self.tool),)
 
     def cancel(self) -> None:
-        """Cancels the tool, or its start."""
-        (self.tool or self.outcome).cancel()
+        """Cancels the tool, or its start, or the request that follows it."""
+        (self.tool if self.tool and not self.reconciling else self.outcome).cancel()
 
 
 class ToolRunner:
@@ -64,14 +71,24 @@ class ToolRunner:
     """
 
     def __init__(
-        self, toolbox: Toolbox, *, agent: str, spans: Spans, metrics: Metrics, detached: set[asyncio.Task[Any]]
+        self,
+        toolbox: Toolbox,
+        *,
+        caller: ToolCaller,
+        spans: Spans,
+        metrics: Metrics,
+        detached: set[asyncio.Task[Any]],
+        reconciler: Reconciler | None = None,
     ) -> None:
-        """`agent` is the name of the turn's agent."""
+        """`reconciler` requests what became of calls whose results are missing; without one a person is."""
         self._toolbox = toolbox
-        self._agent = agent
+        self._caller = caller
         self._spans = spans
         self._metrics = metrics
         self._detached = detached
+        self._reconciler = reconciler
+        self._reconciled = set[tuple[str, int]]()
+        """Calls, with the attempts that started them, of which the tools' servers were requested to tell."""
         self._runs: dict[str, _Run] = {}
         self._unstored: list[_Run] = []
         """Those whose results were taken and are not in the log yet."""
@@ -89,6 +106,16 @@ class ToolRunner:
     def start(self, call: Call, *, timeout: timedelta) -> None:
         """Starts the call's tool in a task of its own."""
         self._runs[call.id] = _Run(call=call, outcome=asyncio.create_task(self._outcome(call, timeout)))
+
+    def reconcile_lost(self, calls: Collection[Call], *, time_of: Callable[[Call], timedelta]) -> None:
+        """Requests of the tools' servers what became of a lost owner's calls that must not run twice.
+
+        Each attempt once. Until an answer comes, the call counts as running. `time_of` returns how long a tool may run.
+        """
+        for call in calls:
+            if call.id not in self._runs and call.late_result is None and self._is_in_question(call):
+                run = _Run(call=call, outcome=asyncio.create_task(self._lost(call, time_of(call))), reconciling=True)
+                self._runs[call.id] = run
 
     def take_results(self) -> list[Finished]:
         """Returns the results of the tools that have ended or timed out, each once. The caller stores them, then calls
@@ -113,7 +140,9 @@ class ToolRunner:
         """
         orphans = tuple(orphan for run in (*self._runs.values(), *self._unstored) for orphan in run.orphans)
         for orphan in orphans:
-            self._runs.pop(orphan.call.id, None)
+            run = self._runs.pop(orphan.call.id, None)
+            if run is not None and run.reconciling:
+                run.outcome.cancel()  # the next owner requests it
         return orphans
 
     async def stop(self) -> None:
@@ -143,6 +172,35 @@ class ToolRunner:
         )
 
     async def _outcome(self, call: Call, timeout: timedelta) -> Finished:
+        """Runs the tool, and returns its result, with what its server tells if the result does not tell its effect."""
+        finished = await self._ran(call, timeout)
+        run = self._runs.get(call.id)
+        if run is None or finished.result.outcome not in UNTOLD or not self._is_in_question(call):
+            return finished
+        run.reconciling = True
+        return replace(finished, reconciled=await self._answer(call, timedelta()))
+
+    async def _lost(self, call: Call, timeout: timedelta) -> Finished:
+        """Returns what its tool's server tells of a call that another owner had started."""
+        result = ToolResult(outcome=ToolOutcome.UNKNOWN, result_json="null")
+        answer = await self._answer(call, timeout)
+        return Finished(call_id=call.id, result=result, attempt=call.attempt, duration=timedelta(), reconciled=answer)
+
+    def _is_in_question(self, call: Call) -> bool:
+        """Returns True if the tool's server must be requested to tell what became of the call."""
+        return (
+            self._reconciler is not None
+            and call.state is CallState.STARTED
+            and not call.tool_class.may_start_again
+            and (call.id, call.attempt) not in self._reconciled
+            and self._toolbox.reconciles(call)
+        )
+
+    async def _answer(self, call: Call, running_for: timedelta) -> Reconciled | None:
+        self._reconciled.add((call.id, call.attempt))
+        return await self._reconciler.answer(call, running_for=running_for) if self._reconciler else None
+
+    async def _ran(self, call: Call, timeout: timedelta) -> Finished:
         """Runs the tool, and returns its result; the one of a timeout if it has not ended by then."""
         tool_class, source = call.tool_class.value, self._toolbox.source_of(call.tool)
         with self._spans.execute_tool(
@@ -152,7 +210,7 @@ class ToolRunner:
             began = time.monotonic()
             try:
                 tool = self._runs[call.id].tool = asyncio.create_task(
-                    self._toolbox.run(call, agent=self._agent, timeout=timeout)
+                    self._toolbox.run(call, timeout=timeout, caller=self._caller)
                 )
                 await asyncio.wait([tool], timeout=timeout.total_seconds())
                 finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
@@ -176,3 +234,7 @@ class ToolRunner:
     def _detach(self, tool: asyncio.Task[Finished] | None) -> None:
         if tool is not None:
             detach(tool, self._detached)
+
+
+def _tells(answer: Reconciled | None) -> bool:
+    return answer is not None and answer.state not in (ReconciledState.UNKNOWN, ReconciledState.NO_ANSWER)

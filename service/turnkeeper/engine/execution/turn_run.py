@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, assert_never
 
@@ -33,6 +34,7 @@ from turnkeeper.engine.eventlog.step_log import log_policy
 from turnkeeper.engine.execution.detached import CANCEL_TIME, stop
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.owned_turn import OwnedTurn
+from turnkeeper.engine.execution.reconciliation import Reconciler
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.tool_runner import ToolRunner
 from turnkeeper.engine.rules import turns as turn_rules
@@ -83,9 +85,12 @@ class TurnRun:
         self._feed = feed
         self._agent = agent
         self._conversation = conversation
+        caller, patience = owned.turn.tool_caller, services.outcome_patience
+        reconciler = Reconciler(services.toolbox, caller=caller, patience=patience, jitter=services.jitter)
         self._tools = ToolRunner(
             services.toolbox,
-            agent=agent.name,
+            caller=caller,
+            reconciler=reconciler,
             spans=services.spans,
             metrics=services.metrics,
             detached=services.detached,
@@ -113,6 +118,8 @@ class TurnRun:
                 if self._must_hand_over and not self._tools.running:
                     await self._hand_over()
                     break
+                if not self._must_hand_over:
+                    self._tools.reconcile_lost(self._owned.snapshot.calls, time_of=self._time_of)
                 await self._execute(self._due_step())
         except BaseException as error:
             if self._lease.lost or not ends_task(error):
@@ -204,8 +211,11 @@ class TurnRun:
         for call in await self._owned.append(decide_and_advance):
             await self._owned.hold()
             fault("turn.tool.before_start")
-            most = self._agent.limits.tool_timeout
-            self._tools.start(call, timeout=self._services.toolbox.time_of(call.tool, at_most=most))
+            self._tools.start(call, timeout=self._time_of(call))
+
+    def _time_of(self, call: Call) -> timedelta:
+        """Returns how long the call's tool may run."""
+        return self._services.toolbox.time_of(call.tool, at_most=self._agent.limits.tool_timeout)
 
     def _advance(self, uow: UnitOfWork) -> tuple[Call, ...]:
         calls = advance_turn(uow, self._owner())

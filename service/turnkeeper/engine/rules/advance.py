@@ -123,7 +123,7 @@ def _start_calls(
             if changed == most_changed:
                 break
             continue
-        started = call.start(attempt=uow.turn.attempt, fence=owner.fence)
+        started = call.start(attempt=uow.turn.attempt, fence=owner.fence, at=uow.at)
         uow.put_call(started)
         uow.append(ToolStarted(tool_call_id=call.id, tool=call.tool, key=call.key), turn=uow.turn)
         launch.append(started)

@@ -225,6 +225,7 @@ def _new_turn(uow: UnitOfWork, message: NewMessage) -> Turn:
         create_time=uow.at,
         update_time=uow.at,
         trace=message.trace,
+        through=message.origin.through,
     ).also_caused_by(message.origin.through)
 
 

@@ -15,8 +15,9 @@ from turnkeeper.domain.event import (
 )
 from turnkeeper.domain.message import FinishReason, Part, Usage
 from turnkeeper.domain.policy import ruling_of
-from turnkeeper.domain.tool import Call, CallState, ToolOutcome
+from turnkeeper.domain.tool import UNTOLD, Call, CallState
 from turnkeeper.domain.turn import StopReason, TurnState
+from turnkeeper.engine.rules.reconciled import record_reconciled
 from turnkeeper.engine.rules.tool_calls import propose
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import RunDefect
@@ -30,8 +31,6 @@ MAX_LOST_OWNERS = 5
 """Owners lost with their process in a row, without progress, after which the turn fails: it may be what kills them."""
 MAX_BROKEN_RUNS = 2
 """Runs of a turn that broke on a defect, after which it fails."""
-_UNTOLD = (ToolOutcome.TIMED_OUT, ToolOutcome.UNKNOWN)
-"""Outcomes that do not tell whether the tool took effect."""
 
 
 def give_up_error(*, lost_owners: int, broken_runs: int) -> ErrorDetail | None:
@@ -137,27 +136,33 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
     """Closes each call whose tool has finished, with the tool's result.
 
     A call that must not run twice gets none if it timed out, because its tool may still run, or if the connection to
-    its tool broke. An approval asks for its outcome.
+    its tool broke. Its tool's server may have told what became of it; otherwise an approval asks for its outcome.
     """
     by_id = {call.id: call for call in uow.calls}
     unknown: list[Call] = []
     for finished in results:
+        if finished.reconciled is not None:
+            call_in_question = record_reconciled(uow, finished, finished.reconciled)
+            unknown += [call_in_question] if call_in_question else []
+            continue
         call = by_id[finished.call_id]
-        if finished.result.outcome in _UNTOLD and not call.tool_class.may_start_again:
+        if finished.result.outcome in UNTOLD and not call.tool_class.may_start_again:
             unknown.append(call)
             continue
         uow.close_call(call, finished.result, duration=finished.duration)
     _ask_for_outcomes(uow, unknown)
     uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
-    if results:
+    if any(finished.reconciled is None for finished in results):
         uow.change_head(progress=True)
 
 
 def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:
     """Closes a call with the result of its tool, unless its outcome was resolved or asked for, or it started again.
 
-    Returns False, with nothing changed, in these cases.
+    Returns False, with nothing changed, in these cases, and if the result does not tell whether it took effect.
     """
+    if finished.result.outcome in UNTOLD:
+        return False
     started = next((open_call for open_call in uow.calls if open_call.id == call.id), None)
     if started is None or started.state is not CallState.STARTED or started.attempt != call.attempt:
         return False

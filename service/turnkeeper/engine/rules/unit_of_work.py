@@ -168,9 +168,10 @@ class UnitOfWork:
             action=PolicyAction.APPROVE,
             round=call.round + 1,
             shown=self.session.unknown_calls(call.tool, but=call.id),
+            approval_id=approval_id or self.new_id(),
         )
         requested = replace(requested, arguments_hash=decision_hash(requested))
-        approval_id = approval_id or self.new_id()
+        approval_id = requested.approval_id
         approval = new_approval(requested, self.turn, approval_id=approval_id, at=self.at, now=self.snapshot.head.now)
         approval = replace(approval, changed=changed)
         expire_time = approval.expire_time

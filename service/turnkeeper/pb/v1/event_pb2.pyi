@@ -87,6 +87,42 @@ POLICY_ACTION_DENY: PolicyAction.ValueType  # 4
 """It does not run."""
 Global___PolicyAction: _TypeAlias = PolicyAction  # noqa: Y015
 
+class _ReconciledState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReconciledStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReconciledState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECONCILED_STATE_UNSPECIFIED: _ReconciledState.ValueType  # 0
+    """Not set."""
+    RECONCILED_STATE_NOT_STARTED: _ReconciledState.ValueType  # 1
+    """It did not start, and that start can have no effect any more. It starts again."""
+    RECONCILED_STATE_DONE: _ReconciledState.ValueType  # 2
+    """It ended well."""
+    RECONCILED_STATE_FAILED: _ReconciledState.ValueType  # 3
+    """It failed."""
+    RECONCILED_STATE_UNKNOWN: _ReconciledState.ValueType  # 4
+    """The server cannot tell. A person decides."""
+    RECONCILED_STATE_NO_ANSWER: _ReconciledState.ValueType  # 5
+    """No answer came in time, or the server has none to give. A person decides."""
+
+class ReconciledState(_ReconciledState, metaclass=_ReconciledStateEnumTypeWrapper):
+    """What the server of a tool told of a call whose result is missing."""
+
+RECONCILED_STATE_UNSPECIFIED: ReconciledState.ValueType  # 0
+"""Not set."""
+RECONCILED_STATE_NOT_STARTED: ReconciledState.ValueType  # 1
+"""It did not start, and that start can have no effect any more. It starts again."""
+RECONCILED_STATE_DONE: ReconciledState.ValueType  # 2
+"""It ended well."""
+RECONCILED_STATE_FAILED: ReconciledState.ValueType  # 3
+"""It failed."""
+RECONCILED_STATE_UNKNOWN: ReconciledState.ValueType  # 4
+"""The server cannot tell. A person decides."""
+RECONCILED_STATE_NO_ANSWER: ReconciledState.ValueType  # 5
+"""No answer came in time, or the server has none to give. A person decides."""
+Global___ReconciledState: _TypeAlias = ReconciledState  # noqa: Y015
+
 class _ToolOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -401,6 +437,7 @@ class Event(_message.Message):
     APPROVAL_VOTED_FIELD_NUMBER: _builtins.int
     REMEMBERED_DECISION_FIELD_NUMBER: _builtins.int
     APPROVAL_EXTENDED_FIELD_NUMBER: _builtins.int
+    TOOL_RECONCILED_FIELD_NUMBER: _builtins.int
     SESSION_CREATED_FIELD_NUMBER: _builtins.int
     SESSION_ACTIVATED_FIELD_NUMBER: _builtins.int
     SESSION_SUSPENDED_FIELD_NUMBER: _builtins.int
@@ -523,6 +560,10 @@ class Event(_message.Message):
         """Durable: there is more time to decide an approval."""
 
     @_builtins.property
+    def tool_reconciled(self) -> Global___ToolReconciled:
+        """Durable: the server of a tool told what became of a call whose result is missing, or did not tell it."""
+
+    @_builtins.property
     def session_created(self) -> Global___SessionCreated:
         """Durable: the session's first event."""
 
@@ -599,6 +640,7 @@ class Event(_message.Message):
         approval_voted: Global___ApprovalVoted | None = ...,
         remembered_decision: Global___RememberedDecision | None = ...,
         approval_extended: Global___ApprovalExtended | None = ...,
+        tool_reconciled: Global___ToolReconciled | None = ...,
         session_created: Global___SessionCreated | None = ...,
         session_activated: Global___SessionActivated | None = ...,
         session_suspended: Global___SessionSuspended | None = ...,
@@ -611,11 +653,11 @@ class Event(_message.Message):
         content_delta: Global___ContentDelta | None = ...,
         tool_progress: Global___ToolProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_extended", b"approval_extended", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_extended", b"approval_extended", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_reconciled", b"tool_reconciled", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_extended", b"approval_extended", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_expired", b"approval_expired", "approval_expiring", b"approval_expiring", "approval_extended", b"approval_extended", "approval_requested", b"approval_requested", "approval_voted", b"approval_voted", "approval_withdrawn", b"approval_withdrawn", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_superseded", b"attempt_superseded", "budget_reached", b"budget_reached", "client_tool_requested", b"client_tool_requested", "content_delta", b"content_delta", "context_compacted", b"context_compacted", "create_time", b"create_time", "ignorable", b"ignorable", "message_completed", b"message_completed", "message_received", b"message_received", "payload", b"payload", "remembered_decision", b"remembered_decision", "sequence", b"sequence", "session_activated", b"session_activated", "session_created", b"session_created", "session_ended", b"session_ended", "session_expired", b"session_expired", "session_forked", b"session_forked", "session_id", b"session_id", "session_restored", b"session_restored", "session_resumed", b"session_resumed", "session_suspended", b"session_suspended", "session_updated", b"session_updated", "tool_called", b"tool_called", "tool_progress", b"tool_progress", "tool_reconciled", b"tool_reconciled", "tool_returned", b"tool_returned", "tool_started", b"tool_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_retried", b"turn_retried", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "approval_voted", "remembered_decision", "approval_extended", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_started", "tool_returned", "client_tool_requested", "approval_requested", "approval_decided", "approval_expiring", "approval_expired", "approval_withdrawn", "attempt_failed", "attempt_superseded", "budget_reached", "context_compacted", "turn_completed", "turn_failed", "turn_cancelled", "turn_retried", "approval_voted", "remembered_decision", "approval_extended", "tool_reconciled", "session_created", "session_activated", "session_suspended", "session_resumed", "session_ended", "session_expired", "session_updated", "session_forked", "session_restored", "content_delta", "tool_progress"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -870,6 +912,46 @@ class ToolStarted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolStarted: _TypeAlias = ToolStarted  # noqa: Y015
+
+@_typing.final
+class ToolReconciled(_message.Message):
+    """A call had started, and its result is missing: its server was lost, its time was over, or the connection broke. So
+    the tool's own server was requested to tell. `tool_started`, `tool_returned` or `approval_requested` follows.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TOOK_EFFECT_FIELD_NUMBER: _builtins.int
+    tool_call_id: _builtins.str
+    """The call."""
+    tool: _builtins.str
+    """The tool's name."""
+    attempt: _builtins.int
+    """The attempt that had started it."""
+    state: Global___ReconciledState.ValueType
+    """What the server told."""
+    took_effect: _builtins.bool
+    """Of a FAILED call: it took effect, at least in part."""
+    def __init__(
+        self,
+        *,
+        tool_call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        state: Global___ReconciledState.ValueType = ...,
+        took_effect: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "state", b"state", "took_effect", b"took_effect", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolReconciled: _TypeAlias = ToolReconciled  # noqa: Y015
 
 @_typing.final
 class ToolReturned(_message.Message):

@@ -10,6 +10,7 @@ from opentelemetry.trace import StatusCode
 from tests.builders import a_call, a_session_key
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome, ToolSpec
+from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.engine.execution.tool_runner import ToolRunner
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.toolbox import Finished, Toolbox
@@ -56,7 +57,8 @@ def started(tool_class: ToolClass) -> Call:
 
 def a_runner(depot: Depot, meters: Meters, traces: Traces) -> tuple[ToolRunner, set[asyncio.Task[Finished]]]:
     detached: set[asyncio.Task[Finished]] = set()
-    runner = ToolRunner(Toolbox([depot]), agent="clerk", spans=traces.spans, metrics=meters.metrics, detached=detached)
+    caller = ToolCaller("clerk", "ada")
+    runner = ToolRunner(Toolbox([depot]), caller=caller, spans=traces.spans, metrics=meters.metrics, detached=detached)
     return runner, detached
 
 

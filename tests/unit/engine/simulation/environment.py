@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.builders import NOON, a_session, a_session_key
 from tests.memory_store.state import LoggedEvent, MemoryDatabase, StoredSession
+from tests.unit.engine.simulation.ledger import LedgerServer
 from tests.unit.engine.simulation.observed import Observed
 from tests.unit.engine.simulation.outside import AGENT, FIRST_SCHEMA, Defect
 from tests.unit.engine.simulation.replica import HOLD, Gate, Hold, Replica
@@ -47,6 +48,8 @@ class Environment:
         self.observed = Observed(self.clock, self.database, is_gone=lambda name: self._gates[name].is_closed)
         self.schema = FIRST_SCHEMA
         """Of the tools of replicas from here on."""
+        self.ledger = LedgerServer()
+        """The server of the tool `transfer`."""
         self.replicas: list[Replica] = []
         """Those that are not gone."""
         self._loop = VirtualLoop(self.clock)
@@ -143,6 +146,7 @@ class Environment:
             random=self._random,
             schema=self.schema,
             concurrency=concurrency,
+            ledger=self.ledger,
         )
         self._gates[replica.name] = replica.gate
         self._jobs[replica.name] = [

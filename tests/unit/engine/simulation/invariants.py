@@ -11,8 +11,8 @@ from turnkeeper.domain.approval_events import ApprovalDecided, ApprovalRequested
 from turnkeeper.domain.event import MessageCompleted, TurnCancelled, TurnRetried
 from turnkeeper.domain.history import History
 from turnkeeper.domain.message import FinishReason, Message, Role, text_of
-from turnkeeper.domain.tool import CallState, PolicyAction, ToolClass
-from turnkeeper.domain.tool_events import ToolCalled, ToolStarted
+from turnkeeper.domain.tool import CallState, PolicyAction, ReconciledState, ToolClass
+from turnkeeper.domain.tool_events import ToolCalled, ToolReconciled, ToolStarted
 from turnkeeper.store.mongo.documents import encode
 
 
@@ -66,6 +66,7 @@ def starts_are_allowed(stored: StoredSession) -> Iterator[str]:
     decided_on: dict[str, str] = {}
     started: Counter[str] = Counter()
     for event in (logged.event for logged in stored.log):
+        started.subtract(_without_effect(event.payload))
         match event.payload:
             case ToolCalled() as called:
                 tool_calls[called.tool_call_id] = called
@@ -83,6 +84,13 @@ def starts_are_allowed(stored: StoredSession) -> Iterator[str]:
                     yield f"{call_id} started {started[call_id]} times, approved {approved[call_id]} times"
                 if needs_approval and requested.get(call_id) != decided_on.get(call_id):
                     yield f"{call_id} runs as {requested.get(call_id)}, approved was {decided_on.get(call_id)}"
+
+
+def _without_effect(payload: object) -> Sequence[str]:
+    """Returns the id of the call if the event proves that its start had no effect; otherwise nothing."""
+    if isinstance(payload, ToolReconciled) and payload.state is ReconciledState.NOT_STARTED:
+        return [payload.tool_call_id]
+    return []
 
 
 def _decided_hash(stored: StoredSession, decided: ApprovalDecided, requested: str) -> str:

@@ -40,6 +40,7 @@ AGENT = Agent(
     policy=(
         PolicyRule(tool="note", action=PolicyAction.NOTIFY),
         PolicyRule(tool="fire", action=PolicyAction.AUTO),
+        PolicyRule(tool="transfer", action=PolicyAction.AUTO),
         PolicyRule(tool="never", action=PolicyAction.DENY),
         PolicyRule(tool="*", action=PolicyAction.APPROVE, ttl=timedelta(minutes=5)),
     ),

@@ -11,6 +11,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from tests.memory_store.store import MemoryStore
+from tests.unit.engine.simulation.ledger import Ledger, LedgerServer
 from tests.unit.engine.simulation.observed import Observed
 from tests.unit.engine.simulation.outside import AGENT, Defect, ModelCall, ObservedCaller, SimulatedTools, ToolRun
 from turnkeeper.domain.session import SessionKey
@@ -190,7 +191,15 @@ class Replica:
     """One replica, put together as `app` does it, without RPCs and streams."""
 
     def __init__(
-        self, name: str, observed: Observed, *, sources: Sources, random: Random, schema: str, concurrency: int
+        self,
+        name: str,
+        observed: Observed,
+        *,
+        sources: Sources,
+        random: Random,
+        schema: str,
+        concurrency: int,
+        ledger: LedgerServer,
     ) -> None:
         """`schema` is that of its tools."""
         self.name = name
@@ -208,7 +217,7 @@ class Replica:
         agents = AgentVersions({AGENT.name: AGENT}, store)
         policies = Policies({AGENT.name: AGENT})
         self._tools = SimulatedTools(schema, observed)
-        toolbox = Toolbox([self._tools])
+        toolbox = Toolbox([self._tools, Ledger(schema, observed, ledger)])
         self._model = ObservedCaller(name, observed, toolbox=toolbox, spans=spans, metrics=metrics)
         services = RunServices(
             store=store,

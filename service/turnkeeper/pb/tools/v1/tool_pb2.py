@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnkeeper/tools/v1/tool.proto\x12\x13turnkeeper.tools.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x12\n\x10ListToolsRequest\"l\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\x12,\n\x0b\x61nnotations\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.turnkeeper.tools.v1.Tool\"d\n\x0f\x43\x61llToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\"\x1b\n\x08Progress\x12\x0f\n\x07message\x18\x01 \x01(\t\"-\n\x06Result\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"|\n\x10\x43\x61llToolResponse\x12\x31\n\x08progress\x18\x01 \x01(\x0b\x32\x1d.turnkeeper.tools.v1.ProgressH\x00\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1b.turnkeeper.tools.v1.ResultH\x00\x42\x06\n\x04kind2\xc9\x01\n\x0bToolService\x12_\n\tListTools\x12%.turnkeeper.tools.v1.ListToolsRequest\x1a&.turnkeeper.tools.v1.ListToolsResponse\"\x03\x90\x02\x01\x12Y\n\x08\x43\x61llTool\x12$.turnkeeper.tools.v1.CallToolRequest\x1a%.turnkeeper.tools.v1.CallToolResponse0\x01\x42\xa9\x01\n\x17\x64\x65v.turnkeeper.tools.v1B\tToolProtoP\x01Z1turnkeeper.dev/gen/go/turnkeeper/tools/v1;toolsv1\xa2\x02\x03TKT\xaa\x02\x13Turnkeeper.Tools.V1\xba\x02\x03TKT\xca\x02\x13Turnkeeper\\Tools\\V1\xea\x02\x15Turnkeeper::Tools::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnkeeper/tools/v1/tool.proto\x12\x13turnkeeper.tools.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListToolsRequest\"l\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\x12,\n\x0b\x61nnotations\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.turnkeeper.tools.v1.Tool\"\xa5\x01\n\x0f\x43\x61llToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1b\n\x08Progress\x12\x0f\n\x07message\x18\x01 \x01(\t\"-\n\x06Result\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"|\n\x10\x43\x61llToolResponse\x12\x31\n\x08progress\x18\x01 \x01(\x0b\x32\x1d.turnkeeper.tools.v1.ProgressH\x00\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1b.turnkeeper.tools.v1.ResultH\x00\x42\x06\n\x04kind\"z\n\x10ReconcileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x90\x02\n\x11ReconcileResponse\x12\x36\n\x0bnot_started\x18\x01 \x01(\x0b\x32\x1f.turnkeeper.tools.v1.NotStartedH\x00\x12/\n\x07running\x18\x02 \x01(\x0b\x32\x1c.turnkeeper.tools.v1.RunningH\x00\x12)\n\x04\x64one\x18\x03 \x01(\x0b\x32\x19.turnkeeper.tools.v1.DoneH\x00\x12-\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x1b.turnkeeper.tools.v1.FailedH\x00\x12/\n\x07unknown\x18\x05 \x01(\x0b\x32\x1c.turnkeeper.tools.v1.UnknownH\x00\x42\x07\n\x05state\"\x0c\n\nNotStarted\"9\n\x07Running\x12.\n\x0bretry_after\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1b\n\x04\x44one\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\"2\n\x06\x46\x61iled\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x13\n\x0btook_effect\x18\x02 \x01(\x08\"\t\n\x07Unknown2\xa5\x02\n\x0bToolService\x12_\n\tListTools\x12%.turnkeeper.tools.v1.ListToolsRequest\x1a&.turnkeeper.tools.v1.ListToolsResponse\"\x03\x90\x02\x01\x12Y\n\x08\x43\x61llTool\x12$.turnkeeper.tools.v1.CallToolRequest\x1a%.turnkeeper.tools.v1.CallToolResponse0\x01\x12Z\n\tReconcile\x12%.turnkeeper.tools.v1.ReconcileRequest\x1a&.turnkeeper.tools.v1.ReconcileResponseB\xa9\x01\n\x17\x64\x65v.turnkeeper.tools.v1B\tToolProtoP\x01Z1turnkeeper.dev/gen/go/turnkeeper/tools/v1;toolsv1\xa2\x02\x03TKT\xaa\x02\x13Turnkeeper.Tools.V1\xba\x02\x03TKT\xca\x02\x13Turnkeeper\\Tools\\V1\xea\x02\x15Turnkeeper::Tools::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\027dev.turnkeeper.tools.v1B\tToolProtoP\001Z1turnkeeper.dev/gen/go/turnkeeper/tools/v1;toolsv1\242\002\003TKT\252\002\023Turnkeeper.Tools.V1\272\002\003TKT\312\002\023Turnkeeper\\Tools\\V1\352\002\025Turnkeeper::Tools::V1'
   _globals['_TOOLSERVICE'].methods_by_name['ListTools']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ListTools']._serialized_options = b'\220\002\001'
-  _globals['_LISTTOOLSREQUEST']._serialized_start=85
-  _globals['_LISTTOOLSREQUEST']._serialized_end=103
-  _globals['_TOOL']._serialized_start=105
-  _globals['_TOOL']._serialized_end=213
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=215
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=276
-  _globals['_CALLTOOLREQUEST']._serialized_start=278
-  _globals['_CALLTOOLREQUEST']._serialized_end=378
-  _globals['_PROGRESS']._serialized_start=380
-  _globals['_PROGRESS']._serialized_end=407
-  _globals['_RESULT']._serialized_start=409
-  _globals['_RESULT']._serialized_end=454
-  _globals['_CALLTOOLRESPONSE']._serialized_start=456
-  _globals['_CALLTOOLRESPONSE']._serialized_end=580
-  _globals['_TOOLSERVICE']._serialized_start=583
-  _globals['_TOOLSERVICE']._serialized_end=784
+  _globals['_LISTTOOLSREQUEST']._serialized_start=150
+  _globals['_LISTTOOLSREQUEST']._serialized_end=168
+  _globals['_TOOL']._serialized_start=170
+  _globals['_TOOL']._serialized_end=278
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=280
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=341
+  _globals['_CALLTOOLREQUEST']._serialized_start=344
+  _globals['_CALLTOOLREQUEST']._serialized_end=509
+  _globals['_PROGRESS']._serialized_start=511
+  _globals['_PROGRESS']._serialized_end=538
+  _globals['_RESULT']._serialized_start=540
+  _globals['_RESULT']._serialized_end=585
+  _globals['_CALLTOOLRESPONSE']._serialized_start=587
+  _globals['_CALLTOOLRESPONSE']._serialized_end=711
+  _globals['_RECONCILEREQUEST']._serialized_start=713
+  _globals['_RECONCILEREQUEST']._serialized_end=835
+  _globals['_RECONCILERESPONSE']._serialized_start=838
+  _globals['_RECONCILERESPONSE']._serialized_end=1110
+  _globals['_NOTSTARTED']._serialized_start=1112
+  _globals['_NOTSTARTED']._serialized_end=1124
+  _globals['_RUNNING']._serialized_start=1126
+  _globals['_RUNNING']._serialized_end=1183
+  _globals['_DONE']._serialized_start=1185
+  _globals['_DONE']._serialized_end=1212
+  _globals['_FAILED']._serialized_start=1214
+  _globals['_FAILED']._serialized_end=1264
+  _globals['_UNKNOWN']._serialized_start=1266
+  _globals['_UNKNOWN']._serialized_end=1275
+  _globals['_TOOLSERVICE']._serialized_start=1278
+  _globals['_TOOLSERVICE']._serialized_end=1571
 # @@protoc_insertion_point(module_scope)

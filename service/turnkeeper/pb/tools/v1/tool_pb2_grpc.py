@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class ToolServiceStub(object):
-    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet.
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them.
+
+    Each call has `authorization` metadata: `Bearer` and a JWT, signed by EdDSA, that is valid for 60 seconds. Its claims
+    name the tenant, the person, the session, the call, the attempt, and the SHA-256 of `arguments_json`. Turnkeeper
+    serves the keys as a JWK set.
     """
 
     def __init__(self, channel):
@@ -45,10 +49,19 @@ class ToolServiceStub(object):
                 request_serializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.CallToolRequest.SerializeToString,
                 response_deserializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.CallToolResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/turnkeeper.tools.v1.ToolService/Reconcile',
+                request_serializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
 
 
 class ToolServiceServicer(object):
-    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet.
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them.
+
+    Each call has `authorization` metadata: `Bearer` and a JWT, signed by EdDSA, that is valid for 60 seconds. Its claims
+    name the tenant, the person, the session, the call, the attempt, and the SHA-256 of `arguments_json`. Turnkeeper
+    serves the keys as a JWK set.
     """
 
     def ListTools(self, request, context):
@@ -59,7 +72,22 @@ class ToolServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CallTool(self, request, context):
-        """Runs a tool: progress while it runs, then one result.
+        """Runs a tool: progress while it runs, then one result. The deadline is the tool's time; a cancellation ends it.
+
+        A start that must not be is refused as ABORTED, and only that: the caller takes ABORTED as proof that this start
+        had no effect. Every other status leaves the outcome unknown. A start under a key that has a result returns that
+        result. A start under a key that still runs waits for the same result, and has no effect of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reconcile(self, request, context):
+        """Tells what became of a call. It is sent after an owner was lost, a timeout, or a broken stream.
+
+        NOT_STARTED is a promise, which must be stored before it is given: every start under that key with this attempt or
+        a lower one will be refused as ABORTED. A server that cannot keep it, or that may have forgotten the key, answers
+        UNKNOWN. One that cannot tell at all leaves this method unimplemented: a person then decides.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +106,11 @@ def add_ToolServiceServicer_to_server(servicer, server):
                     request_deserializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.CallToolRequest.FromString,
                     response_serializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.CallToolResponse.SerializeToString,
             ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.ReconcileRequest.FromString,
+                    response_serializer=turnkeeper_dot_tools_dot_v1_dot_tool__pb2.ReconcileResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'turnkeeper.tools.v1.ToolService', rpc_method_handlers)
@@ -87,7 +120,11 @@ def add_ToolServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ToolService(object):
-    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet.
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them.
+
+    Each call has `authorization` metadata: `Bearer` and a JWT, signed by EdDSA, that is valid for 60 seconds. Its claims
+    name the tenant, the person, the session, the call, the attempt, and the SHA-256 of `arguments_json`. Turnkeeper
+    serves the keys as a JWK set.
     """
 
     @staticmethod
@@ -134,6 +171,33 @@ class ToolService(object):
             '/turnkeeper.tools.v1.ToolService/CallTool',
             turnkeeper_dot_tools_dot_v1_dot_tool__pb2.CallToolRequest.SerializeToString,
             turnkeeper_dot_tools_dot_v1_dot_tool__pb2.CallToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnkeeper.tools.v1.ToolService/Reconcile',
+            turnkeeper_dot_tools_dot_v1_dot_tool__pb2.ReconcileRequest.SerializeToString,
+            turnkeeper_dot_tools_dot_v1_dot_tool__pb2.ReconcileResponse.FromString,
             options,
             channel_credentials,
             insecure,

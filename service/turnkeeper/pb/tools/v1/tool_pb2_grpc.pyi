@@ -12,16 +12,38 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ToolServiceStub:
-    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet."""
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them.
+
+    Each call has `authorization` metadata: `Bearer` and a JWT, signed by EdDSA, that is valid for 60 seconds. Its claims
+    name the tenant, the person, the session, the call, the attempt, and the SHA-256 of `arguments_json`. Turnkeeper
+    serves the keys as a JWK set.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTools: _aio.UnaryUnaryMultiCallable[_tool_pb2.ListToolsRequest, _tool_pb2.ListToolsResponse]
     """Lists the server's tools."""
     CallTool: _aio.UnaryStreamMultiCallable[_tool_pb2.CallToolRequest, _tool_pb2.CallToolResponse]
-    """Runs a tool: progress while it runs, then one result."""
+    """Runs a tool: progress while it runs, then one result. The deadline is the tool's time; a cancellation ends it.
+
+    A start that must not be is refused as ABORTED, and only that: the caller takes ABORTED as proof that this start
+    had no effect. Every other status leaves the outcome unknown. A start under a key that has a result returns that
+    result. A start under a key that still runs waits for the same result, and has no effect of its own.
+    """
+    Reconcile: _aio.UnaryUnaryMultiCallable[_tool_pb2.ReconcileRequest, _tool_pb2.ReconcileResponse]
+    """Tells what became of a call. It is sent after an owner was lost, a timeout, or a broken stream.
+
+    NOT_STARTED is a promise, which must be stored before it is given: every start under that key with this attempt or
+    a lower one will be refused as ABORTED. A server that cannot keep it, or that may have forgotten the key, answers
+    UNKNOWN. One that cannot tell at all leaves this method unimplemented: a person then decides.
+    """
 
 class ToolServiceServicer:
-    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet."""
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them.
+
+    Each call has `authorization` metadata: `Bearer` and a JWT, signed by EdDSA, that is valid for 60 seconds. Its claims
+    name the tenant, the person, the session, the call, the attempt, and the SHA-256 of `arguments_json`. Turnkeeper
+    serves the keys as a JWK set.
+    """
 
     def ListTools(
         self,
@@ -35,6 +57,23 @@ class ToolServiceServicer:
         request: _tool_pb2.CallToolRequest,
         context: _aio.ServicerContext[_tool_pb2.CallToolRequest, _abc.AsyncIterator[_tool_pb2.CallToolResponse]],
     ) -> _abc.AsyncIterator[_tool_pb2.CallToolResponse]:
-        """Runs a tool: progress while it runs, then one result."""
+        """Runs a tool: progress while it runs, then one result. The deadline is the tool's time; a cancellation ends it.
+
+        A start that must not be is refused as ABORTED, and only that: the caller takes ABORTED as proof that this start
+        had no effect. Every other status leaves the outcome unknown. A start under a key that has a result returns that
+        result. A start under a key that still runs waits for the same result, and has no effect of its own.
+        """
+
+    def Reconcile(
+        self,
+        request: _tool_pb2.ReconcileRequest,
+        context: _aio.ServicerContext[_tool_pb2.ReconcileRequest, _abc.Awaitable[_tool_pb2.ReconcileResponse]],
+    ) -> _abc.Awaitable[_tool_pb2.ReconcileResponse]:
+        """Tells what became of a call. It is sent after an owner was lost, a timeout, or a broken stream.
+
+        NOT_STARTED is a promise, which must be stored before it is given: every start under that key with this attempt or
+        a lower one will be refused as ABORTED. A server that cannot keep it, or that may have forgotten the key, answers
+        UNKNOWN. One that cannot tell at all leaves this method unimplemented: a person then decides.
+        """
 
 def add_ToolServiceServicer_to_server(servicer: ToolServiceServicer, server: _aio.Server) -> None: ...
