@@ -1,12 +1,13 @@
 """Claims whose answer does not come in time: such a claim is looked up, and is never taken for refused."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 from pymongo.errors import PyMongoError
 
-from tests.contracts.stores import LONG, begin, head_of, make_due, until
+from tests.contracts.stores import LONG, begin, head_of, make_due, run_turn, until
 from tests.integration.mongo.conftest import Client, FailPoint
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
@@ -83,16 +84,27 @@ async def test_a_locked_head_is_passed_over(store: MongoStore, client: Client, d
     assert (claim.session_id, claim.fence) == (keys[0].session_id, 1)
 
 
+async def test_a_lease_that_the_owner_took_with_a_message_is_not_taken_for_its_slow_claim(
+    store: MongoStore, failing: FailPoint
+) -> None:
+    """Both have the same owner and the same fence."""
+    key = await begin(store)
+    await make_due(store, key)
+    async with failing(["update"], times=1, blockConnection=True, blockTimeMS=1_500):
+        claiming = asyncio.create_task(store.claim("one", lease=LONG))
+        await until(partial(_commands_are_under_way, store))
+        turn, _ = await run_turn(store, key, owner="one")
+        assert await claiming is None
+    head = await head_of(store, key)
+    assert (head.owner, head.fence, head.active_turn, head.owned) == ("one", 1, turn.id, True)
+
+
 async def test_a_claim_whose_caller_is_cancelled_is_given_back(store: MongoStore, failing: FailPoint) -> None:
     key = await begin(store)
     await make_due(store, key)
     async with failing(["update"], times=1, blockConnection=True, blockTimeMS=300):
         claiming = asyncio.create_task(store.claim("one", lease=LONG))
-
-        async def has_begun() -> bool:
-            return bool(await _commands_under_way(store))
-
-        await until(has_begun)
+        await until(partial(_commands_are_under_way, store))
         claiming.cancel()
         with pytest.raises(asyncio.CancelledError):
             await claiming
@@ -107,14 +119,13 @@ async def test_a_claim_whose_caller_is_cancelled_is_given_back(store: MongoStore
     assert (claim.fence, claim.lapses) == (2, 0)
 
 
-async def _commands_under_way(store: MongoStore) -> list[dict[str, Any]]:
-    """Returns the updates of the store that the database is working on."""
+async def _commands_are_under_way(store: MongoStore) -> bool:
+    """Returns True if the database is working on an update of the store."""
     admin: Any = store._connection.client.admin  # noqa: SLF001 - the store has no method for it
     operations: dict[str, Any] = await admin.command(
         {"currentOp": 1, "command.update": "heads", "appName": "turnkeeper"}
     )
-    under_way: list[dict[str, Any]] = operations["inprog"]
-    return under_way
+    return bool(operations["inprog"])
 
 
 async def test_a_sweep_whose_answer_does_not_come_in_time_makes_the_worker_look(

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 import time
 from datetime import timedelta
 from typing import Final
@@ -29,6 +30,9 @@ class HeadClaim:
 
     A write whose answer does not come in time may be stored, or may still be on its way. The database refuses it from
     the moment when it has received a later write of the same session. So what is read after that is certain.
+
+    The head keeps the claim's id. Owner and fence do not tell whether the write is stored: the same owner may have taken
+    the lease with a message meanwhile, under the same fence.
     """
 
     def __init__(self, connection: Connection, *, owner: str, replica: str, lease: timedelta) -> None:
@@ -37,7 +41,9 @@ class HeadClaim:
         self._owner = owner
         self._lease = lease
         self._session = connection.session()
+        self._id = secrets.token_hex(8)
         self._taken: Document = {
+            "claim": literal(self._id),
             "fence": NEXT_FENCE,
             "owner": literal(owner),
             "lease_until": later(lease),
@@ -53,7 +59,12 @@ class HeadClaim:
         Returns None if the head has changed, or is locked. Raises PyMongoError if the outcome stays unknown: call
         `give_back` then, and `end` otherwise.
         """
-        self._open = {**keys.where(head["_id"]), "owner": self._owner, "fence": head["fence"] + 1}
+        self._open = {
+            **keys.where(head["_id"]),
+            "owner": self._owner,
+            "fence": head["fence"] + 1,
+            "claim": self._id,
+        }
         sent_at = lease_clock.now()
         try:
             taken = await change_as_read(self._connection.heads, head, self._taken, session=self._session)

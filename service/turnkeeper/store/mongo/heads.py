@@ -59,6 +59,7 @@ def new(session: Session, *, changeset_id: str) -> Document:
         "writer": None,
         "lost": [],
         "broken": None,
+        "claim": None,
         "update_time": session.update_time,
         "compacted_to": 0,
         "needs": 0,
