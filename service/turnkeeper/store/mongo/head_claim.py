@@ -31,8 +31,8 @@ class HeadClaim:
     A write whose answer does not come in time may be stored, or may still be on its way. The database refuses it from
     the moment when it has received a later write of the same session. So what is read after that is certain.
 
-    The head keeps the claim's id. Owner and fence do not tell whether the write is stored: the same owner may have taken
-    the lease with a message meanwhile, under the same fence.
+    The head keeps the claim's id. Owner and fence do not tell whether the write is stored: the same owner may have
+    taken the lease with a message meanwhile, under the same fence.
     """
 
     def __init__(self, connection: Connection, *, owner: str, replica: str, lease: timedelta) -> None:
