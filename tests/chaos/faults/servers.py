@@ -11,7 +11,7 @@ from tests.chaos.servers import Server
 from tests.chaos.strikes import Strike
 from turnkeeper import faults
 
-ARMED_TIME: Final = 12.0
+ARMED_TIME: Final = 6.0
 """Seconds that an armed server has to come by the place where it dies."""
 ARMED_PLACES: Final = 3
 """Places at which it is armed, one after the other, until it has died at one."""
