@@ -58,7 +58,7 @@ def load(path: Path, *, default_model: str, toolbox: Toolbox | None = None) -> M
         table = AgentsTable(file, entry, keys=("agent", number), label=f"agent {number + 1}")
         agent = _agent(table, default_model=default_model)
         if toolbox is not None:
-            _check_tools(table, toolbox)
+            _check_tools(table, agent, toolbox)
         if agent.name in agents:
             table.refuse("name", f"is {agent.name}, as of an agent before")
         agents[agent.name] = agent
@@ -114,8 +114,8 @@ def _agent(table: AgentsTable, *, default_model: str) -> Agent:
     )
 
 
-def _check_tools(table: AgentsTable, toolbox: Toolbox) -> None:
-    """Raises AgentConfigError for a name that no tool has.
+def _check_tools(table: AgentsTable, agent: Agent, toolbox: Toolbox) -> None:
+    """Raises AgentConfigError for a name that no tool has, or that the agent may not use by the catalogue.
 
     Logs a WARNING instead for a pattern, or while a source that may have the tool is out of reach.
     """
@@ -125,6 +125,8 @@ def _check_tools(table: AgentsTable, toolbox: Toolbox) -> None:
         *((rule, "tool", rule.string("tool")) for rule in rules),
     ):
         is_pattern = any(character in name for character in "*?[")
+        if reason := "" if is_pattern else toolbox.catalogue.refusal(name, agent=agent.name):
+            owner.refuse(key, f"names {name!r:.70}, {reason}")
         if name.strip("*") == "" or any(fnmatchcase(tool, name) for tool in toolbox.names):
             continue
         if not is_pattern and toolbox.is_complete:

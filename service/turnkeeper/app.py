@@ -113,12 +113,14 @@ async def serving(  # noqa: PLR0913 - what tests replace
             health_port.serving(health, settings.health_at, settings.health_port, share_port=share_port)
         )
         files, development = ConfiguredFiles(settings), development or Development()
+        await stack.enter_async_context(background(files.servers.run))
         development.progress("database")
         database = await open_database(
             settings.mongodb_uri, shutdown, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
         development.progress("model")
         provider, default_model = await development.provider(settings, environ, stack)
+        await files.servers.listed.wait()
         files.read_agents(default_model=default_model, answered_by=development.answered_by)
         agents, toolbox = files.agents, files.toolbox
         check_provider(provider, agents.values())

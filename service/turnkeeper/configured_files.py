@@ -1,14 +1,16 @@
-"""The agents and the tools of the files that the settings name: read at start, and again where that is asked for."""
+"""The agents, the tools and the catalogue that the settings name: read at start, and again where that is asked for."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from turnkeeper import agents_file
 from turnkeeper.domain.agent import Agent
 from turnkeeper.settings import Settings
-from turnkeeper.tools import tools_file
+from turnkeeper.tools import catalogue, tools_file
 from turnkeeper.tools.python import PythonTools
+from turnkeeper.tools.servers import Reader, RunningServer, ToolServers, readers
 from turnkeeper.tools.toolbox import Toolbox
 
 
@@ -17,16 +19,32 @@ def model_named_by(agent: Agent) -> str:
     return agent.model
 
 
+def toolbox_of(tools: Path | None, catalogue_file: Path | None) -> Toolbox:
+    """Returns the tools of the files, without a connection to any server. Raises AgentConfigError and BadFile."""
+    content = catalogue.load(catalogue_file)
+    servers = ToolServers(content.servers, readers())
+    return Toolbox([PythonTools(tools_file.with_installed(tools)), *servers.sources], catalogue=content)
+
+
 class ConfiguredFiles:
     """The agents by name, and the tools, of a running server."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Reads the tools. Raises AgentConfigError."""
+    def __init__(self, settings: Settings, *, server_readers: Mapping[str, Reader] | None = None) -> None:
+        """Reads the tools and the catalogue. Raises AgentConfigError and BadFile.
+
+        `server_readers` make the sources of tool servers, by kind; None: those of this version.
+        """
         self._settings = settings
         self._default_model = settings.model
         self._answered_by: Callable[[Agent], str] = model_named_by
         self.tools = PythonTools(tools_file.with_installed(settings.tools))
-        self.toolbox = Toolbox([self.tools], record_content=settings.record_content)
+        self._catalogue = catalogue.load(settings.catalogue)
+        kinds = readers() if server_readers is None else server_readers
+        self.servers = ToolServers(self._catalogue.servers, kinds)
+        """The sources of the catalogue's servers. The caller runs them while the server runs."""
+        self.toolbox = Toolbox(
+            [self.tools, *self.servers.sources], catalogue=self._catalogue, record_content=settings.record_content
+        )
         self.agents: dict[str, Agent] = {}
         """Empty before `read_agents`; changed in place by `reload`, because all parts of the server share it."""
 
@@ -36,28 +54,40 @@ class ConfiguredFiles:
         `answered_by` returns the name of the model that answers for an agent.
         """
         self._default_model, self._answered_by = self._settings.model or default_model, answered_by
+        self.toolbox.listing.check_names()
         self.agents.update(self._agents())
 
     async def reload(self, check: Callable[[Iterable[Agent]], None]) -> None:
         """Reads the files again. A call that runs goes on with the old code, the next call of any session has the new.
 
-        `check` may refuse the agents. Raises what it raises, and AgentConfigError; then nothing has changed.
+        `check` may refuse the agents. Raises what it raises, AgentConfigError and BadFile; then nothing has changed.
         """
         functions = await asyncio.to_thread(tools_file.with_installed, self._settings.tools)
-        before = self.tools.functions
-        self._set_tools(functions)
+        new_catalogue = await asyncio.to_thread(catalogue.load, self._settings.catalogue)
+        servers = self.servers.with_sources(new_catalogue.servers)
+        before = self.tools.functions, self._catalogue, self.servers.with_sources(self._catalogue.servers)
         try:
+            self._set_tools(functions, new_catalogue, servers)
+            await self.servers.refresh([name for name, server in servers.items() if before[2].get(name) != server])
+            self.toolbox.listing.check_names()
             agents = self._agents()
             check(agents.values())
         except BaseException:
-            self._set_tools(before)
+            self._set_tools(*before)
             raise
         self.agents.clear()
         self.agents.update(agents)
 
-    def _set_tools(self, functions: Iterable[Callable[..., object]]) -> None:
+    def _set_tools(
+        self,
+        functions: Iterable[Callable[..., object]],
+        read: catalogue.Catalogue,
+        servers: Mapping[str, RunningServer],
+    ) -> None:
         self.tools.replace(functions)
-        self.toolbox.reload()
+        self._catalogue = read
+        self.servers.set(servers)
+        self.toolbox.reload([self.tools, *self.servers.sources], catalogue=read)
 
     def _agents(self) -> Mapping[str, Agent]:
         path = self._settings.agents or agents_file.SAMPLES

@@ -117,6 +117,9 @@ class Settings(BaseModel):
     tools: FilePath | None = Field(
         default=None, description="Python file of tools, beside those of installed packages; none without it"
     )
+    catalogue: FilePath | None = Field(
+        default=None, description="file of tool servers and of limits of tools, TOML; none without it"
+    )
     model: Text = Field(default="", description="name of the model, for agents that name none")
     openai_base_url: Text = Field(
         default="", description="base URL of the model's server, any OpenAI-compatible one", repr=False

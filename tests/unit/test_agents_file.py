@@ -311,8 +311,7 @@ def test_a_name_that_a_source_out_of_reach_may_have_is_a_warning(file: Path, cap
     toolbox = Toolbox([PythonTools([samples.add]), OutOfReach([])])
     assert agents_file.load(file, default_model="small", toolbox=toolbox)["clerk"].tools == ("add", "refund")
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "tools.internal:443 does not answer" in messages[0]
-    assert [message.partition(": ")[0] for message in messages[1:]] == [f"{file}:3", f"{file}:5"]
+    assert [message.partition(": ")[0] for message in messages] == [f"{file}:3", f"{file}:5"]
 
 
 def test_the_keys_for_a_server_that_differs(file: Path) -> None:

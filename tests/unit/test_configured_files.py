@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.tools.servers import LocalServer
+from turnkeeper.bootstrap import background
 from turnkeeper.configured_files import ConfiguredFiles
 from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.tool import ToolClass
 from turnkeeper.errors import AgentConfigError
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import SettingError
+from turnkeeper.watched_file import BadFile
 
 TOOLS = "from turnkeeper.tools import tool\n@tool\ndef refund(number: str) -> str: return number\n"
 AGENTS = '[[agent]]\nname = "desk"\ntools = ["refund"]\n'
@@ -58,3 +62,49 @@ async def test_agents_whose_model_cannot_be_called_are_not_taken(files: Configur
     spec = files.toolbox.find(files.agents["desk"], "refund")
     assert spec is not None
     assert "number" in spec.schema_json
+
+
+SERVERS = """
+[[server]]
+name = "time"
+mcp = "stdio"
+tools = ["now"]
+
+[[tool]]
+tool = "time__*"
+class = "read_only"
+"""
+
+
+async def test_the_catalogue_is_read_again_with_the_others(files: ConfiguredFiles, tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.toml"
+    path.write_text(SERVERS)
+    (tmp_path / "desk.toml").write_text(AGENTS.replace('"refund"', '"refund", "time__*"'))
+    settings = Settings(tools=tmp_path / "desk.py", agents=tmp_path / "desk.toml", catalogue=path)
+    files = ConfiguredFiles(settings, server_readers={"mcp": LocalServer})
+    async with background(files.servers.run):
+        await files.servers.listed.wait()
+        files.read_agents(default_model="small")
+        desk = files.agents["desk"]
+        assert [spec.name for spec in files.toolbox.offered(desk)] == ["refund", "time__now"]
+        (source,) = files.servers.sources
+
+        path.write_text(SERVERS.replace("read_only", "forbidden"))
+        await files.reload(accept)
+        assert [spec.name for spec in files.toolbox.offered(desk)] == ["refund"]
+        assert list(files.servers.sources) == [source], "the server goes on: its table is the same"
+
+        path.write_text(SERVERS.replace('"now"', '"zone"'))
+        await files.reload(accept)
+        assert [spec.name for spec in files.toolbox.offered(desk)] == ["refund", "time__zone"]
+
+        path.write_text(SERVERS.replace("mcp =", "mpc ="))
+        with pytest.raises(BadFile, match=r"catalogue.toml:3: server time: name needs one of mcp and grpc"):
+            await files.reload(accept)
+        (tmp_path / "desk.py").write_text(TOOLS + TOOLS.replace("refund", "time__zone"))
+        path.write_text(SERVERS.replace('"now"', '"zone"').replace("read_only", "idempotent"))
+        with pytest.raises(AgentConfigError, match="Two sources have a tool named time__zone"):
+            await files.reload(accept)
+        spec = files.toolbox.find(desk, "time__zone")
+        assert spec is not None
+        assert (spec.source, spec.tool_class) == ("time", ToolClass.READ_ONLY)

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--agents", metavar="FILE", help="file of agents, TOML [two samples]")
     parser.add_argument("--tools", metavar="FILE.py", help="Python file of tools [those of installed packages]")
+    parser.add_argument("--catalogue", metavar="FILE", help="file of tool servers and limits of tools, TOML")
     parser.add_argument("--port", metavar="PORT", help="port to listen on [50051]")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of all data, made if it is missing [.turnkeeper]")
     parser.add_argument("--model", metavar="NAME", help="name of the model, for agents that name none")

@@ -110,7 +110,7 @@ class Screen:
             self.printer.show(*line)
         self.log.setLevel(self._shown_level)
         watched = WatchedFiles(
-            [path for path in (self._settings.agents, self._settings.tools) if path],
+            [path for path in (self._settings.agents, self._settings.tools, self._settings.catalogue) if path],
             running.reload,
             reloaded=lambda paths: self._reloaded(paths, running),
             refused=self._refused,
@@ -149,8 +149,8 @@ class Screen:
 
     def _reloaded(self, paths: Sequence[Path], running: Running) -> None:
         for path in paths:
-            is_tools = path == self._settings.tools
-            what = "the next call runs the new tools" if is_tools else "new sessions get the new agents"
+            is_agents = path == self._settings.agents
+            what = "new sessions get the new agents" if is_agents else "the next call runs the new tools"
             self._say(f"{path} reloaded: {what}", "green")
         for agent in running.agents.values():
             if not running.toolbox.offered(agent) and agent.tools:

@@ -159,6 +159,8 @@ class ToolSpec:
 
     trusted_output: bool = False
     """True: what the tool returns cannot mislead the model, such as the operator's own records."""
+    foreign_name: str = ""
+    """What the tool's own server calls it, if `name` had to be mapped; empty otherwise."""
 
     @property
     def schema_hash(self) -> str:
@@ -224,6 +226,8 @@ class Call(BelongsToSession):
     """None before it is RETURNED."""
     started: bool = False
     """True if it was started or requested: it may have taken effect."""
+    starts: int = 0
+    """How many starts of it were stored."""
     round: int = 0
     """How many approvals were requested for it."""
     shown: tuple[str, ...] = ()
@@ -281,7 +285,15 @@ class Call(BelongsToSession):
         """Returns the call as STARTED. Raises ValueError unless it is READY."""
         if self.state is not CallState.READY:
             raise ValueError(f"a call in state {self.state} cannot start")
-        return replace(self, state=CallState.STARTED, attempt=attempt, fence=fence, started=True, start_time=at)
+        return replace(
+            self,
+            state=CallState.STARTED,
+            attempt=attempt,
+            fence=fence,
+            started=True,
+            start_time=at,
+            starts=self.starts + 1,
+        )
 
     def requested(self) -> "Call":
         """Returns the call as REQUESTED: from here on the client may have run it."""
@@ -294,7 +306,10 @@ class Call(BelongsToSession):
         return replace(self, result_hash=result.hash, submitted_by=by, submitted_through=through, sequence=sequence)
 
     def ready_again(self) -> "Call":
-        """Returns the call as READY after its owner was lost. Raises ValueError if its class forbids another start."""
+        """Returns the call as READY after its owner was lost, or its try has failed.
+
+        Raises ValueError if its class forbids another start.
+        """
         if self.state is not CallState.STARTED or not self.tool_class.may_start_again:
             raise ValueError(f"a {self.tool_class} call in state {self.state} cannot start again")
         return replace(self, state=CallState.READY)

@@ -9,7 +9,8 @@ from typing import cast
 import orjson
 
 from turnkeeper.domain.message import Message, Role, ToolRequest
-from turnkeeper.domain.tool import ToolSpec
+from turnkeeper.domain.offered_tools import OfferedTools
+from turnkeeper.domain.tool import CLIENT, ToolSpec
 from turnkeeper.model.beside import unpacked
 from turnkeeper.model.contract import ModelRequest
 from turnkeeper.model.failure import Reason, failure
@@ -56,7 +57,7 @@ def body_of(
         "stream_options": {"include_usage": True},
     }
     if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
+        body["tools"] = _tools(request.tools)
     if request.max_output_tokens is not None:
         body[limit_field] = request.max_output_tokens
     if request.temperature is not None:
@@ -123,6 +124,20 @@ def _tool_call(call: ToolRequest, ids: Mapping[str, str], *, origin: str) -> dic
             else orjson.dumps({"invalid_arguments": call.arguments_json}).decode(),
         },
     }
+
+
+def _tools(tools: Sequence[ToolSpec]) -> list[object]:
+    """Returns the encoded tools. Those of an agent are encoded once, those of a client at each call."""
+    if not isinstance(tools, OfferedTools):
+        return [_tool(tool) for tool in tools]
+    cached = tools.forms.setdefault(_FORM, {})
+    encoded: list[object] = []
+    for tool in tools:
+        form = cached.get(tool.name) if tool.source != CLIENT else _tool(tool)
+        if form is None:
+            form = cached[tool.name] = orjson.Fragment(bytes(memoryview(orjson.dumps(_tool(tool)))))
+        encoded.append(form)
+    return encoded
 
 
 def _tool(tool: ToolSpec) -> dict[str, object]:

@@ -65,6 +65,9 @@ def check(
     tools: Annotated[
         Path | None, typer.Option(metavar="FILE.py", help="file of tools, as `serve --tools` takes it")
     ] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="file of tool servers, as `serve --catalogue` takes it")
+    ] = None,
     principals: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file of principals: warns of rules that need more people")
     ] = None,
@@ -72,19 +75,18 @@ def check(
 ) -> None:
     """Check a file of agents, as a start of the server does.
 
-    The tools are those that are installed here, and those of --tools. With --principals it warns of each rule whose
+    The tools are those that are installed here, those of --tools, and those of the servers in --catalogue, of which
+    only the names are compared: the check connects to none. With --principals it warns of each rule whose
     approval needs more persons than are eligible in a tenant.
     """
     from turnkeeper import agents_file  # noqa: PLC0415 - the parts of a server, for this command alone
     from turnkeeper.cannot_start import ERRORS  # noqa: PLC0415
+    from turnkeeper.configured_files import toolbox_of  # noqa: PLC0415
     from turnkeeper.identity.principals import Table, parse  # noqa: PLC0415
     from turnkeeper.terminal.eligible import warnings  # noqa: PLC0415
-    from turnkeeper.tools import tools_file  # noqa: PLC0415
-    from turnkeeper.tools.python import PythonTools  # noqa: PLC0415
-    from turnkeeper.tools.toolbox import Toolbox  # noqa: PLC0415
 
     try:
-        toolbox = Toolbox([PythonTools(tools_file.with_installed(tools))])
+        toolbox = toolbox_of(tools, catalogue)
         agents = agents_file.load(file, default_model="the server's", toolbox=toolbox)
         table = Table() if principals is None else parse(principals, principals.read_bytes())
     except (*ERRORS, OSError) as error:

@@ -19,7 +19,7 @@ from typing import Final
 
 from turnkeeper import interrupts, settings_sources
 from turnkeeper.audit.signing import Signer
-from turnkeeper.bootstrap import open_database
+from turnkeeper.bootstrap import background, open_database
 from turnkeeper.cannot_start import ERRORS
 from turnkeeper.configured_files import ConfiguredFiles
 from turnkeeper.domain.agent import Agent
@@ -136,6 +136,8 @@ class Examination:
         settings = self.settings
         files = ConfiguredFiles(settings)
         provider, default_model = await provider_of(settings, self.environ, self.stack)
+        await self.stack.enter_async_context(background(files.servers.run))
+        await files.servers.listed.wait()
         files.read_agents(default_model=default_model)
         agents = files.agents
         check_provider(provider, agents.values())

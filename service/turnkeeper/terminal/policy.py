@@ -80,16 +80,14 @@ def _tried(
     """Returns what the rules of a file decide. Raises CommandFailed if the file cannot be used, or the call not be."""
     from turnkeeper import agents_file  # noqa: PLC0415 - the parts of a server, for this option alone
     from turnkeeper.cannot_start import ERRORS  # noqa: PLC0415
+    from turnkeeper.configured_files import toolbox_of  # noqa: PLC0415
     from turnkeeper.engine.rules.policy_trial import evaluated  # noqa: PLC0415
     from turnkeeper.errors import SessionError  # noqa: PLC0415
     from turnkeeper.policy.policies import Policies  # noqa: PLC0415
     from turnkeeper.rpc import codec  # noqa: PLC0415
-    from turnkeeper.tools import tools_file  # noqa: PLC0415
-    from turnkeeper.tools.python import PythonTools  # noqa: PLC0415
-    from turnkeeper.tools.toolbox import Toolbox  # noqa: PLC0415
 
     try:
-        toolbox = Toolbox([PythonTools(tools_file.with_installed(tools))])
+        toolbox = toolbox_of(tools, None)
         agents = agents_file.load(file, default_model="the server's", toolbox=toolbox)
         if request.agent not in agents:
             raise CommandFailed(f"{file} has no agent {request.agent}; it has {', '.join(agents)}.")

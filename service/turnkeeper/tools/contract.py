@@ -116,3 +116,34 @@ class ReconcilingSource(ToolSource, Protocol):
         CannotReconcile, and SourceUnreachable if no answer came, which a later try may get.
         """
         ...
+
+
+class ServerSource(ToolSource, Protocol):
+    """The tools of a server of the catalogue, which is reached by a connection.
+
+    `specs` returns them as last listed, and raises SourceUnreachable before the first list. Of each spec `source` is
+    `name`, the name is `naming.full_name`, and the class is the least that the server's own words allow: READ_ONLY
+    unless they are stricter. The catalogue tightens it, see `Catalogue.stated`. A tool whose schema has a
+    `schema_problem` is left out: it would fail each call of a model.
+    """
+
+    @property
+    def name(self) -> str:
+        """Returns the server's name in the catalogue."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Returns why calls fail now, for the operator; empty if they do not. It holds no secret."""
+        ...
+
+    async def run(self) -> None:
+        """Keeps what the calls need until it is cancelled, then closes it. It may run again after that.
+
+        Called once before any call. Calls fail while it does not run.
+        """
+        ...
+
+    async def refresh(self) -> None:
+        """Lists the tools anew, while `run` runs. Raises SourceUnreachable. A cancellation ends it at once."""
+        ...

@@ -40,6 +40,11 @@ def result_text(value: object) -> str:
     return text
 
 
+def error_text(message: str) -> str:
+    """Returns a failure as JSON text for the model."""
+    return json.dumps({"error": message}, ensure_ascii=False)
+
+
 def check_size(value: object) -> None:
     """Raises UnfitResult if the value is certainly too large, or nested deeper than any reader of JSON goes.
 

@@ -1,5 +1,6 @@
 """Finds tools by name, checks arguments, and runs calls. Permission is the policy's task."""
 
+import asyncio
 import json
 import logging
 import time
@@ -10,35 +11,36 @@ from functools import lru_cache
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import ToolRequest
+from turnkeeper.domain.offered_tools import OfferedTools
 from turnkeeper.domain.policy import Ruling
 from turnkeeper.domain.tool import (
     CLIENT,
     Call,
     ClientTool,
     ReconciledState,
-    ToolClass,
     ToolOutcome,
     ToolResult,
     ToolSpec,
     canonical_json,
 )
 from turnkeeper.domain.turn import ToolCaller
-from turnkeeper.errors import AgentConfigError, ToolValidationError
+from turnkeeper.errors import ToolValidationError
 from turnkeeper.isolation import ends_task
+from turnkeeper.tools.catalogue import Catalogue
 from turnkeeper.tools.comparison import ArgumentsSchema, Steps
 from turnkeeper.tools.contract import (
     CannotReconcile,
+    NotStarted,
     OutcomeUnknown,
     Reconciled,
     ReconcilingSource,
-    SourceUnreachable,
     StillRunning,
     ToolContext,
-    ToolError,
     ToolSource,
 )
 from turnkeeper.tools.failure import Failure, failure_of
-from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
+from turnkeeper.tools.listing import Listing
+from turnkeeper.tools.results import UnfitResult, error_text, result_text
 
 ARGUMENTS_BYTES = 64 * 1024
 """The largest arguments as JSON text in UTF-8."""
@@ -65,6 +67,11 @@ class Finished:
     """From start to result."""
     reconciled: Reconciled | None = None
     """What the tool's server told afterwards, as the result does not tell what became of the call."""
+    most_starts: int = 1
+    """Starts that the call may have in all; above 1 only if another one may succeed.
+
+    So it is without a connection, without an answer in time, and after an error that was no message of the tool.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,51 +92,67 @@ class CheckedRequest:
 class Toolbox:
     """The tools of all sources, by name."""
 
-    def __init__(self, sources: Sequence[ToolSource], *, record_content: bool = False) -> None:
+    def __init__(
+        self, sources: Sequence[ToolSource], *, catalogue: Catalogue | None = None, record_content: bool = False
+    ) -> None:
         """Raises AgentConfigError if two sources have a tool of one name.
 
         `record_content`: the log also has the text of an exception that a tool raised.
         """
         self._record_content = record_content
-        self._sources = sources
-        self.is_complete = True
-        """False if a source cannot be reached: a tool that is not here may be one of its."""
-        self._tools = self._tools_of_sources()
+        self._listing = Listing(sources, catalogue or Catalogue())
+        self._listing.check_names()
+        self._rooms: dict[tuple[str, int], asyncio.Semaphore] = {}
+        """By the pattern and the number of an entry of the catalogue."""
         self._schemas: dict[str, ArgumentsSchema] = {}
-        """The installed tools' schemas as values, by their texts."""
+        """The schemas of the sources' tools as values, by their texts."""
 
-    def reload(self) -> None:
-        """Reads the sources again. A call that has started goes on with what it has. Raises as `__init__`."""
-        self._tools = self._tools_of_sources()
+    def reload(self, sources: Sequence[ToolSource], *, catalogue: Catalogue | None = None) -> None:
+        """Takes these sources, and reads them again. A call that has started goes on with what it has.
+
+        Raises as `__init__`, and then leaves everything as it is.
+        """
+        listing = Listing(sources, catalogue or Catalogue(), self._listing)
+        listing.check_names()
+        listing.log_problems(self._listing)
+        self._listing = listing
+        self._schemas = {}
+
+    @property
+    def listing(self) -> Listing:
+        """Returns the tools of all sources as they are now.
+
+        A tool that a source has added gets no name that another one has: it is refused, with a WARNING.
+        """
+        before = self._listing
+        if not before.is_current:
+            self._listing = Listing(before.sources, before.catalogue, before)
+            self._listing.log_problems(before)
+            self._schemas = {}
+        return self._listing
 
     @property
     def names(self) -> Collection[str]:
         """Returns the names of all tools."""
-        return self._tools.keys()
+        return self.listing.tools.keys()
 
-    def _tools_of_sources(self) -> dict[str, tuple[ToolSpec, ToolSource]]:
-        tools: dict[str, tuple[ToolSpec, ToolSource]] = {}
-        for source in self._sources:
-            for spec in self._specs_of(source):
-                if spec.name in tools:
-                    raise AgentConfigError(f"Two sources have a tool named {spec.name}; rename one.")
-                tools[spec.name] = (spec, source)
-        return tools
+    @property
+    def is_complete(self) -> bool:
+        """Returns False if a source has no list yet: a tool that is not here may be one of its."""
+        return not self.listing.unreachable
 
-    def _specs_of(self, source: ToolSource) -> Sequence[ToolSpec]:
-        """Returns the tools of a source; none, with a WARNING, if it cannot be reached."""
-        try:
-            return source.specs()
-        except SourceUnreachable as error:
-            self.is_complete = False
-            logger.warning("a source of tools cannot be reached: the service starts without its tools: %s", error)
-            return ()
+    @property
+    def catalogue(self) -> Catalogue:
+        """Returns what the operator states about tools."""
+        return self._listing.catalogue
 
-    def offered(self, agent: Agent, *, clients: Sequence[ClientTool] = ()) -> tuple[ToolSpec, ...]:
-        """Returns the agent's tools by name, then those that the turn's client runs."""
-        theirs = {tool.name for tool in clients}
-        own = (spec for name, (spec, _) in sorted(self._tools.items()) if _has(agent, spec) and name not in theirs)
-        return (*own, *(tool.spec for tool in clients))
+    def offered(self, agent: Agent, *, clients: Sequence[ClientTool] = ()) -> OfferedTools:
+        """Returns the agent's tools by name, then those that the turn's client runs.
+
+        Without a client's tools it is the same object at each call, until a source changes.
+        """
+        own = self.listing.offered(agent)
+        return own.beside(clients) if clients else own
 
     def find(self, agent: Agent, name: str, *, clients: Sequence[ClientTool] = ()) -> ToolSpec | None:
         """Returns the tool, or None if neither the agent nor the turn's client has it.
@@ -139,17 +162,31 @@ class Toolbox:
         for tool in clients:
             if tool.name == name:
                 return tool.spec
-        spec = self._tools[name][0] if name in self._tools else None
-        return spec if spec is not None and _has(agent, spec) else None
+        listed = self.listing.tools.get(name)
+        return listed.spec if listed is not None and listed.is_for(agent) else None
 
     def source_of(self, name: str) -> str:
         """Returns the name of the source that an installed tool comes from; empty if the tool is gone."""
-        return self._tools[name][0].source if name in self._tools else ""
+        listed = self.listing.tools.get(name)
+        return listed.spec.source if listed is not None else ""
 
     def time_of(self, name: str, *, at_most: timedelta) -> timedelta:
         """Returns how long a call of the tool may run: its own time if that is shorter than `at_most`."""
-        own = self._tools[name][0].timeout if name in self._tools else None
-        return at_most if own is None else min(own, at_most)
+        listed = self.listing.tools.get(name)
+        return min(at_most, (listed.spec.timeout if listed is not None else None) or at_most)
+
+    def attempts_of(self, name: str) -> int:
+        """Returns how many starts a call of the tool may have while its tries fail."""
+        listed = self.listing.tools.get(name)
+        return listed.entry.attempts if listed is not None else 1
+
+    def room_of(self, name: str) -> asyncio.Semaphore | None:
+        """Returns what a call of the tool takes while it runs; None if any number may run at the same time."""
+        listed = self.listing.tools.get(name)
+        if listed is None or listed.entry.concurrency is None:
+            return None
+        key = (listed.entry.tool, listed.entry.concurrency)
+        return self._rooms.setdefault(key, asyncio.Semaphore(listed.entry.concurrency))
 
     def checked(
         self, requests: Sequence[ToolRequest], agent: Agent, *, clients: Sequence[ClientTool] = ()
@@ -198,9 +235,12 @@ class Toolbox:
         """Returns a tool's schema. Raises ToolValidationError if it cannot be read."""
         if spec.source == CLIENT:
             return _client_schema(spec.schema_json)
-        if spec.schema_json not in self._schemas:
-            self._schemas[spec.schema_json] = _schema_of(spec.schema_json, is_trusted=True)
-        return self._schemas[spec.schema_json]
+        schemas = self._schemas  # once: the tools may change meanwhile, and this runs in a thread
+        schema = schemas.get(spec.schema_json)
+        if schema is None:
+            is_trusted = not self._listing.catalogue.is_foreign(spec.source)
+            schema = schemas[spec.schema_json] = _schema_of(spec.schema_json, is_trusted=is_trusted)
+        return schema
 
     async def run(
         self,
@@ -215,21 +255,30 @@ class Toolbox:
         the current task is cancelled.
         """
         context = _context(call, caller, timeout=timeout)
-        began = time.monotonic()
+        began, most_starts = time.monotonic(), 1
         try:
-            if call.tool not in self._tools:  # it was there when the call was decided on
-                raise ToolError("The tool is gone; it did not run.")
-            _, source = self._tools[call.tool]
-            result = _checked(await source.call(call.tool, json.loads(call.arguments_json), context))
+            listed = self.listing.tools.get(call.tool)
+            if listed is None:  # it was there when the call was decided on
+                raise NotStarted("The tool is gone; it did not run.")
+            text = await listed.source.call(call.tool, json.loads(call.arguments_json), context)
+            result = _checked(text, most=listed.entry.result_bytes)
         except OutcomeUnknown as error:
             outcome = ToolOutcome.FAILED if call.tool_class.may_start_again else ToolOutcome.UNKNOWN
-            result = replace(_failure(str(error)), outcome=outcome)
+            result, most_starts = replace(_failure(str(error)), outcome=outcome), self.attempts_of(call.tool)
         except BaseException as error:
             if ends_task(error):
                 raise
-            result = self._failed(call, failure_of(error))
-        duration = timedelta(seconds=time.monotonic() - began)
-        return Finished(call_id=call.id, result=result, attempt=call.attempt, duration=duration)
+            failure = failure_of(error)
+            result = self._failed(call, failure)
+            if failure.message is None or isinstance(error, NotStarted):
+                most_starts = self.attempts_of(call.tool)
+        return Finished(
+            call_id=call.id,
+            result=result,
+            attempt=call.attempt,
+            duration=timedelta(seconds=time.monotonic() - began),
+            most_starts=most_starts,
+        )
 
     def reconciles(self, call: Call) -> bool:
         """Returns True if the source of the call's tool may tell what became of the call."""
@@ -261,7 +310,7 @@ class Toolbox:
 
     def _reconciler_of(self, call: Call) -> ReconcilingSource | None:
         """Returns the source that the call was started at, also if it lists the tool no longer."""
-        for source in self._sources:
+        for source in self._listing.sources:
             if isinstance(source, ReconcilingSource) and source.name == call.source:
                 return source
         return None
@@ -301,13 +350,6 @@ def _context(call: Call, caller: ToolCaller, *, timeout: timedelta = timedelta(s
     )
 
 
-def timed_out(call: Call, timeout: timedelta) -> Finished:
-    """Returns the result of a call whose tool did not finish in time."""
-    message = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
-    result = ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(message))
-    return Finished(call_id=call.id, result=result, attempt=call.attempt, duration=timeout)
-
-
 def _schema_of(schema_json: str, *, is_trusted: bool) -> ArgumentsSchema:
     try:
         return ArgumentsSchema(json.loads(schema_json), is_trusted=is_trusted)
@@ -321,21 +363,16 @@ def _client_schema(schema_json: str) -> ArgumentsSchema:
     return _schema_of(schema_json, is_trusted=False)
 
 
-def _has(agent: Agent, spec: ToolSpec) -> bool:
-    """Returns True if the agent may call the tool. No agent may call a FORBIDDEN one."""
-    return agent.offers(spec.name) and spec.tool_class is not ToolClass.FORBIDDEN
-
-
 def check_arguments_size(arguments_json: str) -> None:
     """Raises ToolValidationError if the arguments are larger than a call's may be."""
     if len(arguments_json.encode(errors="replace")) > ARGUMENTS_BYTES:
         raise ToolValidationError(f"The arguments are over {ARGUMENTS_BYTES} bytes; send less.")
 
 
-def _checked(text: str) -> ToolResult:
-    """Returns a source's result. Raises UnfitResult if it is over RESULT_BYTES."""
-    if len(text.encode()) > RESULT_BYTES:
-        raise UnfitResult(f"The result has more than {RESULT_BYTES} bytes.")
+def _checked(text: str, *, most: int) -> ToolResult:
+    """Returns a source's result. Raises UnfitResult if it has more than `most` bytes."""
+    if len(text.encode()) > most:
+        raise UnfitResult(f"The result has more than {most} bytes; ask for less.")
     return ToolResult(outcome=ToolOutcome.OK, result_json=text)
 
 
@@ -344,10 +381,5 @@ def _failure(message: str) -> ToolResult:
     try:
         text = result_text({"error": message})
     except UnfitResult as unfit:
-        text = _error(str(unfit))
+        text = error_text(str(unfit))
     return ToolResult(outcome=ToolOutcome.FAILED, result_json=text)
-
-
-def _error(message: str) -> str:
-    """Returns a failure as JSON text for the model."""
-    return json.dumps({"error": message}, ensure_ascii=False)

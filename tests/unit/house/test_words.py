@@ -13,7 +13,6 @@ MOST_WORDS = 35
 OLD_WORDS = frozenset(
     [
         "alarms",
-        "catalogue",
         "collector",
         "deaf",
         "draft",

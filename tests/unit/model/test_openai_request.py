@@ -1,5 +1,6 @@
 """A session must not be lost to one bad message of its past."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -7,7 +8,8 @@ import pytest
 
 from turnkeeper.codes import Code
 from turnkeeper.domain.message import Message, Role, ToolRequest
-from turnkeeper.domain.tool import ToolClass, ToolSpec
+from turnkeeper.domain.offered_tools import OfferedTools
+from turnkeeper.domain.tool import ClientTool, ToolClass, ToolSpec
 from turnkeeper.model.contract import ModelFailure, ModelRequest
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.model.openai_client import Provider
@@ -77,3 +79,37 @@ def test_a_provider_that_cannot_work_is_refused_without_its_key(base_url: str, k
     with pytest.raises(ValueError, match="the model's") as caught:
         OpenAIModel.connect(Provider(base_url=base_url, api_key=key))
     assert not key or key not in str(caught.value)
+
+
+def a_tool(name: str, *, source: str = "python") -> ToolSpec:
+    schema = '{"type":"object","title":"é"}'
+    return ToolSpec(name=name, description="Does.", schema_json=schema, tool_class=ToolClass.READ_ONLY, source=source)
+
+
+def sent_tools(tools: tuple[ToolSpec, ...]) -> list[object]:
+    body = body_of(ModelRequest(model="m", messages=(), tools=tools), limit_field="max_tokens")
+    encoded = body["tools"]
+    assert isinstance(encoded, list)
+    return encoded
+
+
+def test_an_agents_tools_are_encoded_once() -> None:
+    offered = OfferedTools(a_tool(f"tool_{number}") for number in range(200))
+    first = sent_tools(offered)
+    assert all(one is other for one, other in zip(first, sent_tools(offered), strict=True))
+    plain = orjson.loads(orjson.dumps(sent_tools(tuple(offered))))
+    assert orjson.loads(orjson.dumps(first)) == plain
+    another = sent_tools(OfferedTools(offered))
+    assert not any(one is other for one, other in zip(first, another, strict=True)), "another list is encoded anew"
+
+
+def test_a_clients_tools_are_encoded_beside_those_of_the_agent() -> None:
+    offered = OfferedTools([a_tool("add"), a_tool("look")])
+    first = sent_tools(offered)
+    one = ClientTool(name="look", description="Mine.", schema_json="{}")
+    both = sent_tools(offered.beside([one]))
+    assert both[0] is first[0]
+    assert orjson.loads(orjson.dumps(both[1]))["function"]["description"] == "Mine."
+    other = sent_tools(offered.beside([replace(one, description="Hers.")]))
+    assert orjson.loads(orjson.dumps(other[1]))["function"]["description"] == "Hers."
+    assert sent_tools(offered)[1] is first[1]

@@ -232,7 +232,7 @@ def test_two_tools_of_one_name_are_refused() -> None:
     with pytest.raises(AgentConfigError, match="Two tools are named search_nothing"):
         PythonTools([search_nothing, search_nothing])
     with pytest.raises(AgentConfigError, match="Two sources have a tool named"):
-        Toolbox([SOURCE, SOURCE])
+        Toolbox([SOURCE, PythonTools([search_nothing])])
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,6 @@ async def test_a_call_that_runs_finishes_on_the_old_code_and_the_next_runs_the_n
     first = asyncio.create_task(run(box, "act"))
     assert await asyncio.to_thread(began.wait, 10)
     source.replace([tool(name="act")(act_anew)])
-    box.reload()
     assert await run(box, "act", count=2) == (ToolOutcome.OK, "new 2")
     go_on.set()
     assert await first == (ToolOutcome.OK, "old")
@@ -238,7 +237,6 @@ async def test_a_call_whose_tool_went_after_its_start_is_a_failed_result() -> No
     source = PythonTools([tool(lambda_tool())])
     box = Toolbox([source])
     source.replace([])
-    box.reload()
     assert await run(box, "act") == (ToolOutcome.FAILED, {"error": "The tool is gone; it did not run."})
     assert box.source_of("act") == ""
 

@@ -3,20 +3,26 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from turnkeeper.domain.tool import UNTOLD, Call, CallState, ReconciledState, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import ToolCaller
+from turnkeeper.durations import jittered
 from turnkeeper.engine.execution.detached import CANCEL_TIME, detach
 from turnkeeper.engine.execution.reconciliation import Reconciler
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.contract import Reconciled
-from turnkeeper.tools.toolbox import Finished, Toolbox, timed_out
+from turnkeeper.tools.no_result import timed_out, without_room
+from turnkeeper.tools.toolbox import Finished, Toolbox
+
+FIRST_PAUSE: Final = timedelta(milliseconds=250)
+"""Before the second start of a call; it doubles with each further one."""
+LONGEST_PAUSE: Final = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +76,7 @@ class ToolRunner:
     one whose time is over: no timeout depends on the tool's own code.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         toolbox: Toolbox,
         *,
@@ -78,14 +84,22 @@ class ToolRunner:
         spans: Spans,
         metrics: Metrics,
         detached: set[asyncio.Task[Any]],
+        hold: Callable[[], Awaitable[None]],
+        jitter: Callable[[], float] = lambda: 0.5,
         reconciler: Reconciler | None = None,
     ) -> None:
-        """`reconciler` requests what became of calls whose results are missing; without one a person is."""
+        """`reconciler` requests what became of calls whose results are missing; without one a person is.
+
+        `hold` returns while the owner's lease is surely held, and raises LeaseLost if it is lost: it is awaited before
+        a tool starts that had to wait. `jitter` returns a random number from 0 to 1, which spreads the pauses.
+        """
         self._toolbox = toolbox
         self._caller = caller
         self._spans = spans
         self._metrics = metrics
         self._detached = detached
+        self._hold = hold
+        self._jitter = jitter
         self._reconciler = reconciler
         self._reconciled = set[tuple[str, int]]()
         """Calls, with the attempts that started them, of which the tools' servers were requested to tell."""
@@ -104,7 +118,10 @@ class ToolRunner:
         return {run.outcome for run in self._runs.values()}
 
     def start(self, call: Call, *, timeout: timedelta) -> None:
-        """Starts the call's tool in a task of its own."""
+        """Starts the call's tool in a task of its own, after a pause if a try of the call has failed before.
+
+        Where the catalogue limits how many of its calls run at the same time, it waits for room within `timeout`.
+        """
         self._runs[call.id] = _Run(call=call, outcome=asyncio.create_task(self._outcome(call, timeout)))
 
     def reconcile_lost(self, calls: Collection[Call], *, time_of: Callable[[Call], timedelta]) -> None:
@@ -173,6 +190,8 @@ class ToolRunner:
 
     async def _outcome(self, call: Call, timeout: timedelta) -> Finished:
         """Runs the tool, and returns its result, with what its server tells if the result does not tell its effect."""
+        if pause := retry_pause(call, self._jitter()):
+            await asyncio.sleep(pause.total_seconds())
         finished = await self._ran(call, timeout)
         run = self._runs.get(call.id)
         if run is None or finished.result.outcome not in UNTOLD or not self._is_in_question(call):
@@ -209,11 +228,11 @@ class ToolRunner:
             record = partial(self._metrics.tool_finished, source, tool=call.tool, tool_class=tool_class)
             began = time.monotonic()
             try:
-                tool = self._runs[call.id].tool = asyncio.create_task(
-                    self._toolbox.run(call, timeout=timeout, caller=self._caller)
-                )
-                await asyncio.wait([tool], timeout=timeout.total_seconds())
-                finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
+                room = self._toolbox.room_of(call.tool)
+                if room is None:
+                    finished = await self._run(call, timeout)
+                else:
+                    finished = await self._run_in(room, call, timeout)
             except asyncio.CancelledError:
                 span.finished(ToolOutcome.CANCELLED)
                 record(outcome=ToolOutcome.CANCELLED, seconds=time.monotonic() - began)
@@ -224,12 +243,40 @@ class ToolRunner:
             record(outcome=outcome, seconds=finished.duration.total_seconds())
         return finished
 
+    async def _run_in(self, room: asyncio.Semaphore, call: Call, timeout: timedelta) -> Finished:
+        """Runs the tool once there is room. The room is free again when the tool has ended, however late."""
+        began, waits = time.monotonic(), room.locked()
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                await room.acquire()
+        except TimeoutError:
+            return without_room(call, timeout)
+        try:
+            if waits:
+                await self._hold()
+        except BaseException:
+            room.release()
+            raise
+        left = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - began))
+        return await self._run(call, left, ended=lambda _: room.release())
+
+    async def _run(
+        self, call: Call, timeout: timedelta, *, ended: Callable[[asyncio.Task[Finished]], None] = lambda _: None
+    ) -> Finished:
+        """Runs the tool for `timeout` at most. `ended` is called when the tool has ended."""
+        tool = self._runs[call.id].tool = asyncio.create_task(
+            self._toolbox.run(call, timeout=timeout, caller=self._caller)
+        )
+        tool.add_done_callback(ended)
+        await asyncio.wait([tool], timeout=timeout.total_seconds())
+        return tool.result() if tool.done() else self._overdue(call, tool, timeout)
+
     def _overdue(self, call: Call, tool: asyncio.Task[Finished], timeout: timedelta) -> Finished:
         """Returns the result of a timeout. Cancels the tool unless its late result may still tell what was done."""
         if call.tool_class.may_start_again:
             tool.cancel()
         self._detach(tool)
-        return timed_out(call, timeout)
+        return timed_out(call, timeout, most_starts=self._toolbox.attempts_of(call.tool))
 
     def _detach(self, tool: asyncio.Task[Finished] | None) -> None:
         if tool is not None:
@@ -238,3 +285,13 @@ class ToolRunner:
 
 def _tells(answer: Reconciled | None) -> bool:
     return answer is not None and answer.state not in (ReconciledState.UNKNOWN, ReconciledState.NO_ANSWER)
+
+
+def retry_pause(call: Call, jitter: float) -> timedelta:
+    """Returns how long a call waits before it starts again. One that must not run twice starts at once, if at all.
+
+    `jitter` from 0 to 1 spreads the time.
+    """
+    if call.starts < 2 or not call.tool_class.may_start_again:
+        return timedelta()
+    return jittered(min(FIRST_PAUSE * 2.0 ** min(call.starts - 2, 30), LONGEST_PAUSE), jitter)

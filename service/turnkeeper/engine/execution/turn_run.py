@@ -87,13 +87,9 @@ class TurnRun:
         self._conversation = conversation
         caller, patience = owned.turn.tool_caller, services.outcome_patience
         reconciler = Reconciler(services.toolbox, caller=caller, patience=patience, jitter=services.jitter)
+        parts: dict[str, Any] = {"spans": services.spans, "metrics": services.metrics, "detached": services.detached}
         self._tools = ToolRunner(
-            services.toolbox,
-            caller=caller,
-            reconciler=reconciler,
-            spans=services.spans,
-            metrics=services.metrics,
-            detached=services.detached,
+            services.toolbox, caller=caller, hold=owned.hold, reconciler=reconciler, jitter=services.jitter, **parts
         )
         self._handed_over = False
         self._awaits_late_until = 0.0

@@ -135,6 +135,7 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
 def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
     """Closes each call whose tool has finished, with the tool's result.
 
+    A call that may run twice becomes READY instead, under its idempotency key, if it may start once more.
     A call that must not run twice gets none if it timed out, because its tool may still run, or if the connection to
     its tool broke. Its tool's server may have told what became of it; otherwise an approval asks for its outcome.
     """
@@ -148,8 +149,10 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
         call = by_id[finished.call_id]
         if finished.result.outcome in UNTOLD and not call.tool_class.may_start_again:
             unknown.append(call)
-            continue
-        uow.close_call(call, finished.result, duration=finished.duration)
+        elif call.tool_class.may_start_again and max(call.starts, 1) < finished.most_starts:
+            uow.put_call(call.ready_again())
+        else:
+            uow.close_call(call, finished.result, duration=finished.duration)
     _ask_for_outcomes(uow, unknown)
     uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
     if any(finished.reconciled is None for finished in results):

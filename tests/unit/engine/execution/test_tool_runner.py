@@ -1,7 +1,8 @@
 """A turn's tools: their telemetry names their source, and calls that must not run twice outlive the run."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,9 @@ from tests.builders import a_call, a_session_key
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome, ToolSpec
 from turnkeeper.domain.turn import ToolCaller
-from turnkeeper.engine.execution.tool_runner import ToolRunner
+from turnkeeper.engine.eventlog.lease import LeaseLost
+from turnkeeper.engine.execution.tool_runner import FIRST_PAUSE, LONGEST_PAUSE, ToolRunner, retry_pause
+from turnkeeper.tools.catalogue import Catalogue, CatalogueEntry
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
@@ -55,10 +58,31 @@ def started(tool_class: ToolClass) -> Call:
     )
 
 
-def a_runner(depot: Depot, meters: Meters, traces: Traces) -> tuple[ToolRunner, set[asyncio.Task[Finished]]]:
+class Held:
+    """The lease of a test: it is held, unless the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.is_lost = False
+        self.looks = 0
+
+    async def hold(self) -> None:
+        self.looks += 1
+        if self.is_lost:
+            raise LeaseLost
+
+
+def a_runner(
+    depot: Depot, meters: Meters, traces: Traces, *, room: int | None = None, lease: Held | None = None
+) -> tuple[ToolRunner, set[asyncio.Task[Finished]]]:
     detached: set[asyncio.Task[Finished]] = set()
-    caller = ToolCaller("clerk", "ada")
-    runner = ToolRunner(Toolbox([depot]), caller=caller, spans=traces.spans, metrics=meters.metrics, detached=detached)
+    runner = ToolRunner(
+        Toolbox([depot], catalogue=Catalogue(entries=[CatalogueEntry(tool="*", concurrency=room)])),
+        caller=ToolCaller("clerk", "ada"),
+        spans=traces.spans,
+        metrics=meters.metrics,
+        detached=detached,
+        hold=(lease or Held()).hold,
+    )
     return runner, detached
 
 
@@ -197,3 +221,75 @@ async def test_a_tool_that_ends_while_it_is_cancelled_has_its_result() -> None:
     await runner.stop()
     (finished,) = runner.take_results()
     assert finished.result.outcome is ToolOutcome.OK
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT.total_seconds()):
+        while not condition():  # noqa: ASYNC110 - a count sends no notification
+            await asyncio.sleep(0)
+
+
+async def test_a_call_beyond_its_tools_number_waits_for_room() -> None:
+    depot, lease = Depot(), Held()
+    runner, _ = a_runner(depot, Meters(), Traces(), room=2, lease=lease)
+    for _ in range(3):
+        runner.start(started(ToolClass.IRREVERSIBLE), timeout=TIMEOUT)
+    await until(lambda: depot.starts == 2)
+    assert lease.looks == 0
+    depot.released.set()
+    await until(lambda: all(task.done() for task in runner.tasks))
+    assert (depot.starts, lease.looks) == (3, 1), "the lease is looked at again after the wait"
+    assert {finished.result.outcome for finished in runner.take_results()} == {ToolOutcome.OK}
+
+
+async def test_a_call_without_room_in_its_time_has_certainly_not_run() -> None:
+    depot = Depot()
+    runner, _ = a_runner(depot, Meters(), Traces(), room=1)
+    runner.start(started(ToolClass.IRREVERSIBLE), timeout=TIMEOUT)
+    await until(lambda: depot.starts == 1)
+    runner.start(started(ToolClass.IRREVERSIBLE), timeout=SHORT)
+    await asyncio.wait(runner.tasks, return_when=asyncio.FIRST_COMPLETED)
+    (finished,) = runner.take_results()
+    assert (finished.result.outcome, depot.starts) == (ToolOutcome.FAILED, 1)
+    assert "did not start; try again later" in finished.result.result_json
+    await runner.stop()
+
+
+async def test_a_call_that_waited_does_not_start_without_its_lease() -> None:
+    depot, lease = Depot(), Held()
+    runner, _ = a_runner(depot, Meters(), Traces(), room=1, lease=lease)
+    first, second = started(ToolClass.READ_ONLY), started(ToolClass.IRREVERSIBLE)
+    runner.start(first, timeout=TIMEOUT)
+    await until(lambda: depot.starts == 1)
+    runner.start(second, timeout=TIMEOUT)
+    lease.is_lost = True
+    depot.released.set()
+    await until(lambda: all(task.done() for task in runner.tasks))
+    with pytest.raises(LeaseLost):
+        runner.take_results()
+    assert depot.starts == 1
+    lease.is_lost = False
+    runner.start(first, timeout=TIMEOUT)
+    await asyncio.wait(runner.tasks)
+    assert depot.starts == 2, "the room that it had is free again"
+
+
+async def test_a_tool_keeps_its_room_until_it_has_ended_though_its_time_is_over() -> None:
+    depot = Depot()
+    runner, _ = a_runner(depot, Meters(), Traces(), room=1)
+    runner.start(started(ToolClass.IRREVERSIBLE), timeout=SHORT)
+    await asyncio.wait(runner.tasks)
+    runner.start(started(ToolClass.IRREVERSIBLE), timeout=SHORT)
+    await asyncio.wait(runner.tasks)
+    assert depot.starts == 1
+    depot.released.set()
+    runner.start(started(ToolClass.IRREVERSIBLE), timeout=TIMEOUT)
+    await asyncio.wait(runner.tasks)
+    assert depot.starts == 2
+
+
+async def test_the_pause_before_a_further_start_doubles() -> None:
+    call = started(ToolClass.READ_ONLY)
+    pauses = [retry_pause(replace(call, starts=starts), 0.5) for starts in (1, 2, 3, 4, 60)]
+    assert pauses == [timedelta(), FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, LONGEST_PAUSE]
+    assert retry_pause(replace(call, starts=2, tool_class=ToolClass.IRREVERSIBLE), 0.5) == timedelta()

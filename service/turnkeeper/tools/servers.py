@@ -1,0 +1,131 @@
+"""The tool servers of the catalogue: their sources, which run beside the turns."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, NoReturn
+
+from turnkeeper.isolation import ends_task
+from turnkeeper.tools.catalogue import ToolServer
+from turnkeeper.tools.contract import ServerSource, SourceUnreachable
+
+RESTART_PAUSE: Final = 5.0
+"""Seconds after which a source starts again that failed by a defect."""
+LIST_TIME: Final = 5.0
+"""Seconds that a start waits for the lists of all servers. One that is down costs no start."""
+
+RunningServer = tuple[ToolServer, ServerSource]
+"""A server of the catalogue, and its source."""
+Reader = Callable[[ToolServer], ServerSource]
+"""Makes the source of a server. Opens no connection. Raises BadFile for a table that cannot be used."""
+
+logger = logging.getLogger(__name__)
+
+
+def readers() -> Mapping[str, Reader]:
+    """Returns the reader of each kind of server that this version has."""
+    return {}
+
+
+class ToolServers:
+    """The sources of all servers. They change when the catalogue is read again."""
+
+    def __init__(self, servers: Sequence[ToolServer], readers: Mapping[str, Reader]) -> None:
+        """Raises BadFile for a table that cannot be used."""
+        self._readers = readers
+        self._sources: dict[str, RunningServer] = {}
+        self._tasks: dict[str, asyncio.Task[NoReturn]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self.listed = asyncio.Event()
+        """Set once each server has listed its tools or had LIST_TIME for it."""
+        self.set(self.with_sources(servers))
+
+    @property
+    def sources(self) -> Sequence[ServerSource]:
+        """Returns the sources in the order of the catalogue."""
+        return [source for _, source in self._sources.values()]
+
+    def with_sources(self, servers: Sequence[ToolServer]) -> Mapping[str, RunningServer]:
+        """Returns a source for each server: the present one of a server whose table has not changed.
+
+        Raises BadFile for a table that cannot be used.
+        """
+        kept = {name: pair for name, pair in self._sources.items() if pair[0] in servers}
+        return {server.name: kept.get(server.name) or (server, self._source(server)) for server in servers}
+
+    def set(self, sources: Mapping[str, RunningServer]) -> None:
+        """Takes these sources from now on. Those that are gone are stopped: their calls fail."""
+        for name, (_, source) in self._sources.items():
+            is_kept = name in sources and sources[name][1] is source
+            if not is_kept and (task := self._tasks.pop(name, None)) is not None:
+                task.cancel()
+        self._sources = dict(sources)
+        self._start()
+
+    async def run(self) -> NoReturn:
+        """Runs all sources until it is cancelled. Lists their tools first."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._start()
+            try:
+                await self.refresh()
+                self.listed.set()
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._group = None
+                self._tasks.clear()
+        raise AssertionError("a future that nothing sets")
+
+    async def refresh(self, names: Collection[str] | None = None, *, wait: float = LIST_TIME) -> None:
+        """Lists the tools of these servers anew, while `run` runs; None: of all.
+
+        Logs a WARNING for each that does not answer within `wait` seconds.
+        """
+        chosen = [source for name, (_, source) in self._sources.items() if names is None or name in names]
+        await asyncio.gather(*(self._refresh(source, wait) for source in chosen))
+
+    async def _refresh(self, source: ServerSource, wait: float) -> None:
+        reason = f"no list within {wait:g} s"
+        try:
+            async with asyncio.timeout(wait):
+                await source.refresh()
+            return
+        except TimeoutError:
+            pass
+        except SourceUnreachable as error:
+            reason = str(error)
+        except Exception as error:  # the source runs on, and lists its tools by itself
+            logger.exception("the tools of %s could not be listed by a defect of ours", source.name)
+            reason = type(error).__name__
+        logger.warning(
+            "the tool server %s does not answer: its tools are offered as last listed, and are looked for again: %s",
+            *(source.name, reason),
+        )
+
+    def _source(self, server: ToolServer) -> ServerSource:
+        reader = self._readers.get(server.kind)
+        if reader is None:
+            server.refuse(server.kind, "is a kind of server that this version cannot speak to")
+        return reader(server)
+
+    def _start(self) -> None:
+        """Starts what does not run yet."""
+        if self._group is None:
+            return
+        for name, (_, source) in self._sources.items():
+            if name not in self._tasks:
+                self._tasks[name] = self._group.create_task(_run(source))
+
+
+async def _run(source: ServerSource) -> NoReturn:
+    """Runs a source until it is cancelled. One that fails by a defect starts again: it must not end the server."""
+    while True:
+        try:
+            await source.run()
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            logger.exception(
+                "the tool server %s failed by a defect of ours: it starts again in %g s", source.name, RESTART_PAUSE
+            )
+        await asyncio.sleep(RESTART_PAUSE)
