@@ -1,0 +1,100 @@
+"""The sources that the suite of tool sources runs on: each offers the tools of `suite_tools`."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Final
+
+from tests.builders import AGENT, a_call, a_session_key
+from tests.contracts import suite_tools
+from tests.unit.telemetry.calls import Meters, Traces
+from turnkeeper.domain.message import ToolRequest
+from turnkeeper.domain.tool import CallState, ToolOutcome, ToolSpec
+from turnkeeper.domain.turn import ToolCaller
+from turnkeeper.engine.execution.tool_runner import ToolRunner
+from turnkeeper.tools.python import PythonTools
+from turnkeeper.tools.toolbox import Finished, Toolbox
+
+AGENT_OF_SUITE: Final = replace(AGENT, tools=("*",))
+TIME: Final = timedelta(seconds=20)
+"""Longer than any call of the suite takes, but those that wait for their end."""
+
+
+async def held() -> None:
+    """The lease of a test is always held."""
+
+
+@dataclass(kw_only=True)
+class SuiteTools:
+    """A source of the suite's tools, and the toolbox that has it."""
+
+    toolbox: Toolbox
+    change: Callable[[], Awaitable[None]]
+    """Makes `echo` another tool, as CHANGED has it, and returns once the source lists it."""
+    prefix: str = ""
+    """Stands before the names of the tools."""
+    runner: ToolRunner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runner = ToolRunner(
+            self.toolbox,
+            caller=ToolCaller("clerk", "ada"),
+            spans=Traces().spans,
+            metrics=Meters().metrics,
+            detached=set(),
+            hold=held,
+        )
+
+    def spec(self, tool: str) -> ToolSpec:
+        """Returns a tool as it is offered."""
+        (spec,) = (spec for spec in self.toolbox.offered(AGENT_OF_SUITE) if spec.name == self.prefix + tool)
+        return spec
+
+    def problem(self, tool: str, arguments_json: str) -> str | None:
+        """Returns why a call is not let through, as the model reads it; None if there is no such tool."""
+        request = ToolRequest(tool_call_id="call", tool=self.prefix + tool, arguments_json=arguments_json)
+        (checked,) = self.toolbox.checked([request], AGENT_OF_SUITE)
+        return None if checked.spec is None else checked.problem
+
+    async def call(self, tool: str, *, timeout: timedelta = TIME, **arguments: Any) -> tuple[ToolOutcome, Any]:
+        """Calls a tool; returns the outcome, and the result as a value."""
+        finished = await self.started(tool, timeout=timeout, **arguments)
+        return finished.result.outcome, json.loads(finished.result.result_json)
+
+    async def started(self, tool: str, *, timeout: timedelta = TIME, **arguments: Any) -> Finished:
+        """Calls a tool to its end."""
+        call = a_call(
+            a_session_key(),
+            tool=self.prefix + tool,
+            arguments_json=json.dumps(arguments),
+            tool_class=self.spec(tool).tool_class,
+            state=CallState.STARTED,
+            started=True,
+            source=self.spec(tool).source,
+            attempt=1,
+        )
+        self.runner.start(call, timeout=timeout)
+        (task,) = (run.outcome for run in self.runner._runs.values() if run.call is call)  # noqa: SLF001
+        return await task
+
+
+Source = Callable[[], AbstractAsyncContextManager[SuiteTools]]
+"""Starts a source of the suite's tools, and ends it."""
+
+
+@contextlib.asynccontextmanager
+async def python_tools() -> AsyncIterator[SuiteTools]:
+    """Functions of this process."""
+    source = PythonTools(suite_tools.TOOLS)
+
+    async def change() -> None:
+        source.replace(suite_tools.CHANGED)
+
+    yield SuiteTools(toolbox=Toolbox([source]), change=change)
+
+
+SOURCES: Final[Mapping[str, Source]] = {"python": python_tools}
+"""By the kind of source. A further kind is a line here."""
