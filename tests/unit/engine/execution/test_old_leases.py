@@ -1,13 +1,13 @@
 """An owner whose lease got old while it was stopped renews it before it starts a tool or calls its model."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from tests.processes import until
 from tests.unit.engine.execution.one_replica import Replica
-from turnkeeper import lease_clock
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.eventlog.lease import HeldLease
 
@@ -30,8 +30,8 @@ class Stopped(Replica):
         self.held: list[bool] = []
         """At each start of a tool or model call: whether the lease was surely held."""
         self._ahead = 0.0
-        real = lease_clock.now
-        patch.setattr(lease_clock, "now", lambda: real() + self._ahead)
+        real = time.clock_gettime
+        patch.setattr(time, "clock_gettime", lambda clock: real(clock) + self._ahead)
         self._note_starts(patch)
 
     async def _enter(self, method: str) -> None:

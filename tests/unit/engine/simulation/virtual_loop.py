@@ -1,15 +1,16 @@
 """An event loop in virtual time: a test moves its clock, and runs it until nothing is left to do at that time."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context
 from datetime import datetime, timedelta
 from typing import TypeVar, TypeVarTuple
-from unittest import mock
+
+import pytest
 
 from tests.builders import NOON
-from turnkeeper import lease_clock
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -63,9 +64,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return result
 
     def settle(self) -> None:
-        """Runs until nothing is left to do at this time. Modules that ask for the monotonic time get the clock's."""
+        """Runs until nothing is left to do at this time. The system's clocks have the time of the test's meanwhile."""
         clock = self._test_clock.monotonic
-        with mock.patch("time.monotonic", clock), mock.patch.object(lease_clock, "now", clock):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "monotonic", clock)
+            patch.setattr(time, "clock_gettime", lambda _: clock())
             for _ in range(MOST_ROUNDS):
                 before = self._callbacks
                 super().call_soon(self.stop)
