@@ -10,14 +10,14 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, *, mebibytes: int, read_only: bool = False) -> Iterator[Path]:
-    """Mounts a disk at the folder during the block. Skips the test if that is not permitted."""
+    """Mounts a disk at the folder during the block. Skips the test unless root runs it."""
     folder.mkdir()
     options = f"size={mebibytes}m{',ro' if read_only else ''}"
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"only root may mount a small disk: run the tests as root ({mounted.stderr.strip()})")
     try:
         yield folder
     finally:

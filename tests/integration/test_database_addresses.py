@@ -13,10 +13,10 @@ from typing import Any
 import bson
 import pytest
 import pytest_asyncio
-from pymongo import AsyncMongoClient
 
 from tests.contracts.stores import TextCodec
 from tests.demo.ports import free_port
+from tests.fail_points import Client, fail_point
 from tests.guarded_database import guarded_database
 from tests.listening import listening
 from turnkeeper.store.mongo import seeds
@@ -170,13 +170,8 @@ async def test_a_set_that_was_not_initiated() -> None:
 
 
 async def test_a_majority_that_does_not_acknowledge(mongo_uri: str) -> None:
-    point = {"failCommands": ["create"], "blockConnection": True, "blockTimeMS": 2_000}
-    async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
-        await client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=point)
-        try:
-            sentence = await why_not(mongo_uri, database=f"turnkeeper_test_{secrets.token_hex(6)}", operation=1)
-        finally:
-            await client.admin.command("configureFailPoint", "failCommand", mode="off")
+    async with Client(mongo_uri) as client, fail_point(client, "create", blockConnection=True, blockTimeMS=2_000):
+        sentence = await why_not(mongo_uri, database=f"turnkeeper_test_{secrets.token_hex(6)}", operation=1)
     assert sentence.startswith("the database answers, but a write was not acknowledged by a majority")
 
 

@@ -17,6 +17,7 @@ import pytest_asyncio
 from pymongo import AsyncMongoClient
 
 from tests import harness
+from tests.fail_points import Client, fail_point
 from tests.faults.disks import small_disk
 from tests.guarded_database import ADMIN, SERVICE, GuardedDatabase, guarded_database
 from turnkeeper import dev_credentials
@@ -200,13 +201,9 @@ async def test_no_primary(doctor: Doctor, guarded: GuardedDatabase) -> None:
 
 async def test_no_majority(doctor: Doctor, mongo_uri: str) -> None:
     """The primary answers, and a read that a majority must confirm does not return."""
-    point = {"failCommands": ["find"], "blockConnection": True, "blockTimeMS": 1_500, "namespace": "doctor.heads"}
-    async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
-        await client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=point)
-        try:
-            part, sentence = await doctor.only_fault("--operation-time", "1s")
-        finally:
-            await client.admin.command("configureFailPoint", "failCommand", mode="off")
+    held = {"blockConnection": True, "blockTimeMS": 1_500, "namespace": "doctor.heads"}
+    async with Client(mongo_uri) as client, fail_point(client, "find", **held):
+        part, sentence = await doctor.only_fault("--operation-time", "1s")
     assert part == "database"
     assert sentence.startswith("the database answers, but a write was not acknowledged by a majority of its members")
 

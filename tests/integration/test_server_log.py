@@ -6,13 +6,13 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from grpc import aio
-from pymongo import AsyncMongoClient
 
 from tests import harness
+from tests.fail_points import Client, fail_point
 from turnkeeper.pb.v1 import session_pb2
 
 REQUEST_ID: Final = "order-4711"
@@ -23,13 +23,8 @@ NAMES: Final = (("x-request-id", REQUEST_ID), ("traceparent", f"00-{TRACE_ID}-00
 @asynccontextmanager
 async def not_authorized(mongo_uri: str) -> AsyncIterator[None]:
     """Lets the database refuse the reads of servers."""
-    data = {"failCommands": ["find", "aggregate"], "errorCode": 13, "appName": "turnkeeper"}
-    async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
-        await client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
-        try:
-            yield
-        finally:
-            await client.admin.command("configureFailPoint", "failCommand", mode="off")
+    async with Client(mongo_uri) as client, fail_point(client, "find", "aggregate", errorCode=13):
+        yield
 
 
 async def test_every_line_names_the_replica_and_none_a_key(mongo_uri: str, database_name: str) -> None:
@@ -37,7 +32,7 @@ async def test_every_line_names_the_replica_and_none_a_key(mongo_uri: str, datab
         *(sys.executable, "-m", "turnkeeper", "serve", "--port", "0", "--drain-delay", "0s"),
         env=harness.environment(
             "http://127.0.0.1:1/v1",
-            OPENAI_API_KEY="a-key-that-nobody-must-see",
+            OPENAI_API_KEY="a-key-that-no-log-has",
             MONGODB_URI=mongo_uri,
             TURNKEEPER_DATABASE=database_name,
         ),
@@ -60,4 +55,4 @@ async def test_every_line_names_the_replica_and_none_a_key(mongo_uri: str, datab
     assert lines[-1]["message"] == "drained: the process ends"
     (replica,) = {line["replica"] for line in lines}
     assert re.fullmatch(rf"replica-{process.pid}-[0-9a-f]{{6}}", replica)
-    assert b"nobody-must-see" not in output
+    assert b"no-log-has" not in output

@@ -124,7 +124,10 @@ def test_the_rules_of_a_field_can_be_read_without_our_generated_code(
         ("cpp", "turnkeeper/v1/session.pb.h", "namespace v1 {"),
     ],
 )
-@pytest.mark.skipif(shutil.which("protoc") is None, reason="protoc is not installed; grpcio-tools' writes Python alone")
+@pytest.mark.skipif(
+    shutil.which("protoc") is None,
+    reason="needs protoc: apt-get install protobuf-compiler",
+)
 def test_plain_protoc_generates_a_language(language: str, file: str, text: str, tmp_path: Path) -> None:
     subprocess.run(["protoc", "-I", str(PROTOS), f"--{language}_out={tmp_path}", *NAMES], check=True)
     assert text in (tmp_path / file).read_text()

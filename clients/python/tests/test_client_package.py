@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 from importlib.metadata import requires as requires_of
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,9 @@ METHODS = {
 }
 
 
+@pytest.mark.skipif(find_spec("turnkeeper") is None, reason="needs the service: pip install -e .")
 @pytest.mark.parametrize("order", [("turnkeeper", "turnkeeper_client"), ("turnkeeper_client", "turnkeeper")])
 def test_the_protos_of_client_and_service_work_in_one_process(order: tuple[str, str]) -> None:
-    pytest.importorskip("turnkeeper.pb.v1.chat_pb2")
     names = ["agent", "approval", "chat", "error", "event", "message", "session"]
     lines = [f"import {package}.pb.v1.{name}_pb2 as {package}_{name}" for package in order for name in names]
     lines += [f"assert turnkeeper_{name}.DESCRIPTOR is turnkeeper_client_{name}.DESCRIPTOR" for name in names]
@@ -111,7 +112,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert [requirement.name for requirement in requires if requirement.marker] == ["grpcio-health-checking"]
 
 
-@pytest.mark.skipif(not PROTOBUF_7.exists(), reason="`make test` installs it: make build/protobuf7.stamp")
+@pytest.mark.skipif(not PROTOBUF_7.exists(), reason="needs protobuf 7: make build/protobuf7.stamp")
 def test_the_client_works_on_the_next_protobuf_as_well() -> None:
     """The lock has protobuf 6. `make client-protobuf7` runs all of the client's tests on 7."""
     tests = [Path(__file__).parent / f"test_client_{name}.py" for name in ("turn_stream", "errors")]

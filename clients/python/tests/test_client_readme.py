@@ -64,7 +64,7 @@ tools = ["send_message"]
 policy = [{ tool = "send_message", action = "approve" }]
 """
 
-pytestmark = pytest.mark.skipif(find_spec("turnkeeper") is None, reason="needs the service, from the same checkout")
+pytestmark = pytest.mark.skipif(find_spec("turnkeeper") is None, reason="needs the service: pip install -e .")
 
 
 @asynccontextmanager

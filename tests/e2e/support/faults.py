@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import pytest
-from pymongo import AsyncMongoClient
-from pymongo.errors import OperationFailure
+from tests.fail_points import Client, fail_point
 
-Client = AsyncMongoClient[dict[str, Any]]
 PATIENCE_MS = 15_000
+FINDS_A_SWEEP = 3
+"""Of heads whose lease has lapsed, whose queue has no turn in front, or whose turn nothing wakes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,7 @@ class HeldUp:
 async def held_up(mongo_uri: str, command: str, *, by: timedelta) -> AsyncIterator[HeldUp]:
     """Delays the next such command of any server by this time."""
     milliseconds = round(by / timedelta(milliseconds=1))
-    how = {"failCommands": [command], "blockConnection": True, "blockTimeMS": milliseconds}
-    async with _fail_point(mongo_uri, how, times=1) as held:
+    async with _fail_point(mongo_uri, command, times=1, blockConnection=True, blockTimeMS=milliseconds) as held:
         yield held
 
 
@@ -41,8 +39,7 @@ async def held_up(mongo_uri: str, command: str, *, by: timedelta) -> AsyncIterat
 async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
     """Lets so many commits of the servers be done, but answered with an unknown outcome."""
     wrong = {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "no word from a majority"}
-    how = {"failCommands": ["commitTransaction"], "writeConcernError": wrong}
-    async with _fail_point(mongo_uri, how, times=times):
+    async with _fail_point(mongo_uri, "commitTransaction", times=times, writeConcernError=wrong):
         yield
 
 
@@ -50,23 +47,21 @@ async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
 async def stored_late(mongo_uri: str, collection: str) -> AsyncIterator[HeldUp]:
     """Lets the servers' next update of `database.collection` be done, but answered as if no majority had it in time."""
     wrong = {"code": 50, "codeName": "MaxTimeMSExpired", "errmsg": "no majority in time"}
-    how = {"failCommands": ["update"], "namespace": collection, "writeConcernError": wrong}
-    async with _fail_point(mongo_uri, how, times=1) as held:
+    async with _fail_point(mongo_uri, "update", times=1, namespace=collection, writeConcernError=wrong) as held:
         yield held
 
 
 @contextlib.asynccontextmanager
 async def disconnected(mongo_uri: str, *commands: str) -> AsyncIterator[None]:
     """Cuts the connection of each such command of the servers."""
-    async with _fail_point(mongo_uri, {"failCommands": list(commands), "closeConnection": True}, times=0):
+    async with _fail_point(mongo_uri, *commands, times=0, closeConnection=True):
         yield
 
 
 @contextlib.asynccontextmanager
 async def refused_command(mongo_uri: str, command: str, *, times: int = 0, **how: Any) -> AsyncIterator[HeldUp]:
     """Lets the servers' change streams fail at this command; for ever unless `times` is given."""
-    how = {"failCommands": [command], "appName": "turnkeeper-hints", **how}
-    async with _fail_point(mongo_uri, how, times=times) as held:
+    async with _fail_point(mongo_uri, command, times=times, appName="turnkeeper-hints", **how) as held:
         yield held
 
 
@@ -74,20 +69,20 @@ async def refused_command(mongo_uri: str, command: str, *, times: int = 0, **how
 async def not_answered(mongo_uri: str, *commands: str, collection: str = "") -> AsyncIterator[None]:
     """Lets the servers' commands of these kinds run out of time, on `database.collection` or anywhere."""
     where = {"namespace": collection} if collection else {}
-    async with _fail_point(mongo_uri, {"failCommands": list(commands), "errorCode": 50, **where}, times=0):
+    async with _fail_point(mongo_uri, *commands, times=0, errorCode=50, **where):
         yield
 
 
+async def swept(mongo_uri: str, database: str, *, times: int = 2) -> None:
+    """Waits until the servers have looked for turns to claim so often, and have then swept so often."""
+    looks = {"aggregate": times, "find": times * FINDS_A_SWEEP + 1}
+    for command, count in looks.items():
+        where = {"namespace": f"{database}.heads", "blockConnection": True, "blockTimeMS": 1}
+        async with _fail_point(mongo_uri, command, times=0, **where) as looking:
+            await looking.entered(count)
+
+
 @contextlib.asynccontextmanager
-async def _fail_point(mongo_uri: str, how: dict[str, Any], *, times: int) -> AsyncIterator[HeldUp]:
-    data = {"appName": "turnkeeper", **how}
-    mode = {"times": times} if times else "alwaysOn"
-    async with Client(mongo_uri) as client:
-        try:
-            set_up = await client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
-        except OperationFailure as error:
-            pytest.skip(f"this database has no fail points: {error.code}")
-        try:
-            yield HeldUp(client, set_up["count"])
-        finally:
-            await client.admin.command("configureFailPoint", "failCommand", mode="off")
+async def _fail_point(mongo_uri: str, *commands: str, times: int, **how: Any) -> AsyncIterator[HeldUp]:
+    async with Client(mongo_uri) as client, fail_point(client, *commands, times=times, **how) as count:
+        yield HeldUp(client, count)

@@ -8,16 +8,15 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient, monitoring
 from pymongo.database import Database
-from pymongo.errors import OperationFailure
 
 from tests.contracts.databases import database_name, shared_database
 from tests.contracts.stores import TextCodec
+from tests.fail_points import Client, fail_point
 from tests.integration.mongo.commands import Recorder
 from turnkeeper.store.mongo.store import MongoStore
 
 __all__ = ["client", "database_name", "failing", "new_store", "recorder", "shared_database", "store"]
 
-Client = AsyncMongoClient[dict[str, Any]]
 FailPoint = Callable[..., AbstractAsyncContextManager[None]]
 NewStore = Callable[..., Awaitable[MongoStore]]
 
@@ -63,15 +62,7 @@ def failing(client: Client) -> FailPoint:
 
     @asynccontextmanager
     async def failing(commands: list[str], *, times: int = 0, **how: Any) -> AsyncIterator[None]:
-        mode = {"times": times} if times else "alwaysOn"
-        data = {"failCommands": commands, "appName": "turnkeeper", **how}
-        try:
-            await client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
-        except OperationFailure as error:
-            pytest.skip(f"this database has no fail points: {error.code}")
-        try:
+        async with fail_point(client, *commands, times=times, **how):
             yield
-        finally:
-            await client.admin.command("configureFailPoint", "failCommand", mode="off")
 
     return failing
