@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import NOON, a_call, a_session_key, a_turn, an_event
 from tests.contracts.conftest import NewStore
-from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, make_due, run_turn
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, make_due, run_turn, until
 from tests.contracts.test_store_audit import a_record, stored
 from turnkeeper.domain.denial import ToolDenial
 from turnkeeper.domain.freeze import Freeze
@@ -173,7 +173,11 @@ async def test_replicas_are_listed_with_what_they_own(new_store: NewStore) -> No
     await one.write_heartbeat(silent_after=LONG)
     await two.write_heartbeat(silent_after=timedelta(milliseconds=1))
     await run_turn(one, await begin(one, a_session_key(tenant=TENANT)), owner="one", lease=LONG)
-    await asyncio.sleep(0.01)
+
+    async def one_is_alone() -> bool:
+        return [replica.alive for replica in await one.replicas()] == [True, False]
+
+    await until(one_is_alone)
     first, second = await one.replicas()
     assert (first.name, first.alive, first.turns) == ("one", True, 1)
     assert (second.name, second.alive, second.turns) == ("two", False, 0)

@@ -259,7 +259,11 @@ async def test_living_replicas_share_what_has_lapsed(new_store: NewStore, monkey
     key = await begin(a)
     old = [await _ask(a, key, ttl=timedelta(hours=-hours)) for hours in (3, 2)]
     fresh = [await _ask(a, key, ttl=timedelta(milliseconds=ms - 200)) for ms in range(5)]
-    await asyncio.sleep(0.002)  # the dead one's heartbeat is older than its silence may be
+
+    async def one_is_dead() -> bool:
+        return {replica.name for replica in await a.replicas() if not replica.alive} == {"dead"}
+
+    await until(one_is_dead)
     first_pages = [await _first_page(replica) for replica in (a, b, c)]
     everything = [await lapsed_approvals(replica) for replica in (a, b, c)]
     assert first_pages == [old, fresh[:2], fresh[2:]]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import until
 from turnkeeper import settings
 from turnkeeper.database_state import DatabaseState
 from turnkeeper.settings import Settings
@@ -102,8 +103,7 @@ async def test_replicas_that_serve_are_drained_when_another_cannot_start(tmp_pat
 async def test_a_replica_that_ends_is_started_again_after_growing_pauses(logged: Callable[[], list[str]]) -> None:
     plays = f"if name == 'pod-1': {SERVE}\nelse: {UNTIL_ASKED}"
     async with serving(plays):
-        while len(logged()) < 8:  # noqa: ASYNC110 - a log sends no notification
-            await asyncio.sleep(0.01)
+        await until(lambda: len(logged()) >= 8, timeout=60)
     again = [f"pod-1 ended with status 0; it is started again in {pause} s" for pause in (0.01, 0.02, 0.04, 0.04)]
     assert [line for line in logged()[:8] if "again in" in line] == again
     assert logged()[1] == "pod-1 serves again"
@@ -122,8 +122,7 @@ elif count: line.sendall(b'no database answers'); sys.exit(2)
 else: {SERVE} sys.exit(1)
 """
     async with serving(plays):
-        while "pod-1 serves again" not in logged():  # noqa: ASYNC110 - a log sends no notification
-            await asyncio.sleep(0.01)
+        await until(lambda: "pod-1 serves again" in logged(), timeout=60)
     assert "pod-1: no database answers" in logged()
 
 
@@ -133,8 +132,7 @@ async def test_a_replica_that_ends_with_a_state_of_the_database_unread_ends_no_o
     replica = supervisor._ReplicaProcess("pod-1", {"PLAYS": plays})  # noqa: SLF001 - no state comes at a set time
     starting = asyncio.create_task(replica.start())
     async with asyncio.timeout(20):
-        while replica._link is None:  # noqa: SLF001, ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: replica._link is not None)  # noqa: SLF001
         replica.send(database_line(DatabaseState.DOWN))
         with pytest.raises(supervisor.ReplicaFailed, match="no database answers"):
             await starting

@@ -308,9 +308,10 @@ async def test_a_cursor_may_be_kept_with_the_last_event_of_its_batch() -> None:
 
 async def test_cancelling_the_reader_closes_the_call() -> None:
     async with stage([watch_response(started(1)), STAY]) as on:
-        reader = asyncio.create_task(everything(on.client.session("s1").follow()))
-        await on.script.call_arrived()
-        await asyncio.sleep(0.05)
+        events = aiter(on.client.session("s1").follow())
+        await anext(events)
+        reader = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
         reader.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reader
@@ -370,7 +371,7 @@ async def test_closing_the_client_ends_its_streams_with_an_error() -> None:
     ):
         await anext(events)
         waiting = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         await on.client.close()
         with pytest.raises(ClientClosed):
             await waiting

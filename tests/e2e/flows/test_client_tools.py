@@ -11,7 +11,9 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.e2e.support.environment import Environment, transcript
+from tests.e2e.support.faults import swept
 from tests.e2e.support.stream_reader import Reader, stream
+from tests.processes import until_call
 from tests.status_details import refused
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
 
@@ -235,7 +237,7 @@ class TestClientTools:
         session, turn = await waiting(env, "mine stuck")
         call = turn.pending[0].tool_call_id
         head = await head_of(env, session)
-        await asyncio.sleep(0.5)  # several sweeps: a declared wait is left alone
+        await swept(env.mongo_uri, env.database)  # a declared wait is left alone
         assert (await head_of(env, session))["revision"] == head["revision"]
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             calls = client[env.database]["tool_calls"]
@@ -245,9 +247,7 @@ class TestClientTools:
             async def claimed() -> bool:
                 return bool((await head_of(env, session))["fence"] > head["fence"])
 
-            async with asyncio.timeout(10):
-                while not await claimed():  # noqa: ASYNC110 - the database does not tell
-                    await asyncio.sleep(0.02)
+            await until_call(claimed)
             await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
             await calls.update_one(its, {"$set": {"started": True}})
 
@@ -327,7 +327,7 @@ class TestRefused:
         env.tool_control.release("others-read")
         turn = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         act = next(item.tool_call_id for item in turn.pending if item.approval_id)
-        for call in ("nobody's", act):
+        for call in ("unknown", act):
             with refused("TOOL_CALL_NOT_PENDING") as refusal:
                 await submit(env.stubs, session, call)
             assert refusal.details.metadata["tool_call_id"] == call

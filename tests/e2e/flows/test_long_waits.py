@@ -1,6 +1,5 @@
 """A wait of minutes or days holds nothing: no lease, no task, no server. Any server that runs when it ends goes on."""
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.checker.compare import check
+from tests.e2e.support.faults import swept
 from tests.e2e.support.polling import eventually
 from tests.test_tools import ToolControl
 from turnkeeper.model.scripted import ScriptedModel
@@ -120,7 +120,7 @@ class TestLongWaits:
             shown = await stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=session, turn_id=turn.turn_id))
             assert shown.turn.state == chat_pb2.TURN_STATE_BACKING_OFF
             assert timedelta(minutes=9) < head["wake_at"] - head["now"] <= timedelta(minutes=10)
-            await asyncio.sleep(0.5)  # several polls and sweeps
+            await swept(place.uri, place.database)
             assert (await place.head(session))["revision"] == head["revision"]
         await place.pass_time("heads", session, "wake_at", TEN_MINUTES)
         async with place.serving() as stubs:
@@ -136,7 +136,7 @@ class TestLongWaits:
             assert (await place.unheld(session))["wake_at"] is None
         await place.pass_time("approvals", session, "expire_time", 71 * 3_600_000)
         async with place.serving() as stubs:
-            await asyncio.sleep(0.5)  # several sweeps
+            await swept(place.uri, place.database)
             approval = await harness.wait_for_approval(stubs, session)
             await harness.decide(stubs, approval)
             ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
@@ -164,7 +164,7 @@ class TestLongWaits:
             assert turn.state == chat_pb2.TURN_STATE_AWAITING_TOOL
             assert (await place.unheld(session))["wake_at"] is None
         async with place.serving() as stubs:
-            await asyncio.sleep(0.5)  # several sweeps
+            await swept(place.uri, place.database)
             result = chat_pb2.SubmitToolResultRequest(
                 session_id=session, tool_call_id=turn.pending[0].tool_call_id, result_json=json.dumps("a ship")
             )

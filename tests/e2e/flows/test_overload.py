@@ -245,8 +245,7 @@ async def test_a_call_whose_deadline_passed_before_it_was_taken_is_not_begun(bus
             return status
 
     calling = asyncio.get_running_loop().run_in_executor(None, call)
-    while not connected.is_set():  # noqa: ASYNC110 - set in another thread
-        await asyncio.sleep(0.001)
+    await until(connected.is_set)
     blocked.set()
     assert ended.wait(10)  # it blocks the server
     assert await calling is grpc.StatusCode.DEADLINE_EXCEEDED

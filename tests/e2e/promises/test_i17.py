@@ -12,6 +12,7 @@ from pymongo import AsyncMongoClient
 from tests import harness
 from tests.checker.compare import check
 from tests.e2e.support.environment import Environment
+from tests.e2e.support.faults import swept
 from tests.e2e.support.polling import eventually
 from tests.e2e.support.server_processes import doomed
 from tests.e2e.support.stream_reader import Reader, stream
@@ -130,7 +131,7 @@ class TestTwoVersions:
         for number in range(4):  # this version goes on with its own
             sent = await harness.send_message_to_session(env.stubs, other, f"meanwhile {number}")
             assert sent.state == COMPLETED
-        await asyncio.sleep(1)  # many polls and sweeps
+        await swept(env.mongo_uri, env.database, times=4)
         waits = await head_of(env, session)
         assert (waits["fence"], waits["owner"], waits["active_turn"]) == (head["fence"], "", turn.turn_id)
         assert waits["wake_at"] is not None
@@ -151,7 +152,7 @@ class TestTwoVersions:
             return (await head_of(env, session))["wake_at"] is not None or None
 
         await eventually(requeued)
-        await asyncio.sleep(0.5)
+        await swept(env.mongo_uri, env.database)
         assert len(env.tool_control.effects("killed")) == 1
         async with newer(env) as stubs:
             await env.tool_control.started("killed", times=2)

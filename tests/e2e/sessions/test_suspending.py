@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests import harness
 from tests.e2e.support.environment import Environment, until_event
+from tests.e2e.support.faults import swept
+from tests.processes import until
 from tests.status_details import refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
 
@@ -61,14 +64,19 @@ async def begun(env: Environment, agent: str, message: str) -> tuple[str, chat_p
     return session, await harness.send_message_to_session(env.stubs, session, message, wait=0)
 
 
-async def quiet(env: Environment, session: str, *, sweeps: int = 4) -> list[str]:
-    """Waits while other sessions' turns begin and end, in which any claim would show. Returns the unchanged log."""
-    for _ in range(sweeps):
+async def quiet(env: Environment, session: str) -> list[str]:
+    """Waits while other sessions' turns begin and end, and servers sweep: any claim would show. Returns the log."""
+    for _ in range(4):
         other = await harness.create_test_session(env.stubs, agent="talker")
         turn = await harness.send_message_to_session(env.stubs, other, "hello")
         assert turn.state == COMPLETED
-        await asyncio.sleep(0.1)  # two sweeps, a poll: there is nothing that would tell
+    await swept(env.mongo_uri, env.database)
     return await log_of(env, session)
+
+
+async def second_after(moment: Timestamp) -> None:
+    """Waits until the moment is a second ago."""
+    await until(lambda: datetime.now(UTC) > moment.ToDatetime(UTC) + timedelta(seconds=1))
 
 
 async def test_a_suspended_session_refuses_messages(env: Environment) -> None:
@@ -148,7 +156,8 @@ async def test_an_approval_does_not_expire_while_its_session_is_suspended(env: E
     approval = await harness.wait_for_approval(env.stubs, session)
     await harness.wait_for_turn(env.stubs, session, turn.turn_id)
     await suspend(env.stubs, session)
-    await quiet(env, session, sweeps=10)
+    await second_after(approval.expire_time)
+    await quiet(env, session)
     request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
     paused = (await env.stubs.approvals.GetApproval(request)).approval
     assert paused.state == approval_pb2.APPROVAL_STATE_PENDING
@@ -168,7 +177,8 @@ async def test_an_approval_requested_while_suspended_has_its_whole_time_after_it
     await suspend(env.stubs, session)
     approval = await harness.wait_for_approval(env.stubs, session)
     assert not approval.HasField("expire_time")
-    assert (await quiet(env, session, sweeps=10))[-1] == "approval_requested"
+    await second_after(approval.create_time)
+    assert (await quiet(env, session))[-1] == "approval_requested"
     await resume(env.stubs, session)
     await harness.decide(env.stubs, approval)
     await env.tool_control.started("s-asked")

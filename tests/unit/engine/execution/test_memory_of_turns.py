@@ -1,8 +1,7 @@
 """A turn that runs counts in the memory budget, and so does its text while a model has the request."""
 
-import asyncio
-
-from tests.unit.engine.execution.one_replica import TIMEOUT, Replica
+from tests.processes import until
+from tests.unit.engine.execution.one_replica import Replica
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.execution.worker import TURN_BYTES
 from turnkeeper.model.failure import Reason, failure
@@ -16,9 +15,7 @@ async def test_running_turns_and_the_requests_of_models_count_until_they_end() -
     replica.model.goes_on.clear()
     async with replica.running():
         turns = [await replica.accepted() for _ in range(2)]
-        async with asyncio.timeout(TIMEOUT):
-            while replica.model.calls < len(turns):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until(lambda: replica.model.calls == len(turns))
         assert memory.used >= len(turns) * (TURN_BYTES + 2 * len(TEXT))
         replica.model.goes_on.set()
         for key, turn_id in turns:
@@ -37,7 +34,5 @@ async def test_a_turn_that_fails_counts_no_longer() -> None:
 
 async def _at_rest(replica: Replica) -> int:
     """Returns the bytes that are counted once no turn runs."""
-    async with asyncio.timeout(TIMEOUT):
-        while len(replica.held_leases):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until(lambda: not len(replica.held_leases))
     return replica.services.memory.used
