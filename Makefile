@@ -8,8 +8,8 @@ UV := build/boot/bin/uv
 CLIENT := $(wildcard clients/python/pyproject.toml)
 UV_PIP = VIRTUAL_ENV=.venv $(UV) pip
 PYTEST_ARGS ?=
-# Tests mostly wait for servers and processes: two files at a time fill two cores; the tests of a file share a server.
-TEST_WORKERS ?= 2
+# Tests mostly wait for servers and processes: three files at a time fill two cores; the tests of a file share a server.
+TEST_WORKERS ?= 3
 # In the order of the folders: the smallest tests come last, so that no worker waits long for the other's last file.
 PYTEST = $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -3,9 +3,11 @@
 import gc
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 import pytest_asyncio
@@ -15,6 +17,10 @@ from tests.guarded_database import ADMIN, LEAST_RIGHTS, guarded_database
 from turnkeeper.serve import YOUNG_OBJECTS
 from turnkeeper.store.embedded import EmbeddedMongo
 from turnkeeper.tools.samples import OUTBOX
+
+MEMORY: Final = Path("/dev/shm")
+LEAST_MEMORY: Final = 2 * 1024**3
+"""Bytes that the folder in memory has free at least: a database of all tests takes some 400 MB."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,14 +56,23 @@ async def mongo_uri() -> AsyncIterator[str]:
     if uri := os.environ.get("MONGODB_URI"):
         yield uri
         return
-    if os.environ.get(LEAST_RIGHTS):
-        with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-") as folder:
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-", dir=_memory()) as folder:
+        if os.environ.get(LEAST_RIGHTS):
             async with guarded_database(Path(folder), "--setParameter", "enableTestCommands=1") as guarded:
                 yield guarded.uri(ADMIN)
-        return
-    with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-") as folder:
+            return
         async with EmbeddedMongo(Path(folder), test_commands=True) as uri:
             yield uri
+
+
+def _memory() -> str | None:
+    """Returns a folder in memory with room for the shared database; None if there is none.
+
+    There its commits wait for no disk, and a new database costs half. Tests of a lost database have one on disk.
+    """
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= LEAST_MEMORY:
+        return str(MEMORY)
+    return None
 
 
 @pytest_asyncio.fixture

@@ -23,8 +23,8 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LEFT = {"approval_decided", "approval_expired", "approval_withdrawn"}
-RACES = 120
-"""Approvals that are raced."""
+RACES = 48
+"""Approvals that are raced. `make chaos-approvals` races 1,000, while servers are killed."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -120,7 +120,7 @@ async def test_races_of_all_who_try_end_in_one_outcome_by_those_who_may(
         outcomes[await outcome(served, tool_control, approval, recorded)] += 1
     assert outcomes.total() == RACES
     assert outcomes["APPROVED by two"] >= RACES / 4, outcomes
-    assert outcomes["EXPIRED"] >= 5, outcomes
+    assert outcomes["EXPIRED"] >= 2, outcomes
     assert {"REJECTED", "WITHDRAWN"} <= outcomes.keys(), outcomes
 
 
