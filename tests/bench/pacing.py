@@ -1,7 +1,7 @@
 """What the pacing model is asked for and what it answers: chunks of 8 characters, each at its intended time.
 
 The first chunk is the intended time of itself, in microseconds of the machine's monotonic clock; every later one is its
-number. So whoever has the answer knows the intended time of each chunk, and that none is missing.
+number. So a reader of the answer knows the intended time of each chunk, and that none is missing.
 """
 
 import re

@@ -72,7 +72,7 @@ def write(folder: Path) -> None:
 
 
 def flags(folder: Path) -> Sequence[str]:
-    """Returns the flags of a server that knows the callers of this folder, and nobody else."""
+    """Returns the flags of a server that knows the callers of this folder, and no others."""
     who = ("--identity", "jwt", "--principals", str(folder / ROWS))
     return (*who, "--jwt-keys", str(folder / KEYS), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE)
 

@@ -30,7 +30,7 @@ DECIDERS = (
     Decider(person="bert", mandates=(OF_BERT,), through="portal"),
     Decider(person="dora", mandates=(Mandate(person="dora"), OF_CARL)),
     Decider(person="dora", mandates=(Mandate(person="dora"), OF_CARL, OF_BERT), through="portal"),
-    Decider(person="nobody"),
+    Decider(person="unknown"),
     Decider(person="one", identified=False),
     Decider(person="dora", mandates=(Mandate(person="dora"), replace(OF_BERT, through="portal"))),
 )

@@ -31,7 +31,7 @@ GRACE: Final = sum(DRAIN.values()) + 10
 SERVING, UNHEALTHY = 0, 4
 """Exit statuses of grpc-health-probe; others: it got no answer."""
 BIN: Final = Path(sys.executable).parent
-STORY: Final = "A long story that nobody waits for. " * 6
+STORY: Final = "A long story that no call waits for. " * 6
 SCRIPT: Final = f"""
 [[reply]]
 text = "{STORY}"

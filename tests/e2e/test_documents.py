@@ -27,7 +27,7 @@ ADDRESS = "127.0.0.1:50051"
 """Where the documents expect the server of `turnkeeper dev`."""
 NO_CREDENTIALS = ("--identity", "none")
 """As `turnkeeper dev`: the programs have no tokens, so that their sessions have no twins in a second tenant either."""
-HALF, WHOLE = "The capital of France is one that nobody", "Paris is the capital of France."
+HALF, WHOLE = "The capital of France is one that no one", "Paris is the capital of France."
 """What the model writes until its server is killed, and what it writes anew."""
 ANEW = "(the answer begins anew)"
 CUT = f"""
@@ -274,7 +274,7 @@ async def test_the_client_of_a_language_is_generated_compiled_and_runs(
 ) -> None:
     missing = [tool for tool in TOOLS[language] if shutil.which(tool) is None]
     if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+        pytest.fail(f"`make clients-check` needs {', '.join(missing)}: install them")
     page = (DOCS / "guide/polyglot.md").read_text().replace("path/to/turnkeeper", str(ROOT)).replace(ADDRESS, address)
     variables = {
         "PATH": f"{_protoc(tmp_path)}:{os.environ['PATH']}",

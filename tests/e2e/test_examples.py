@@ -209,7 +209,7 @@ async def test_the_bridge_for_browsers(client: Client, address: str) -> None:
         events = await send("refund A-17 1990", "2")
         assert "19.90 were paid back" in "".join(data["text"] for name, data in events if name == "text")
         assert len([turn async for turn in client.session(session_id).turns()]) == 2, "the repeat sent nothing twice"
-        async with browser.post("/sessions", json={"agent": "nobody-knows"}) as response:
+        async with browser.post("/sessions", json={"agent": "unknown"}) as response:
             assert (response.status, "AGENT_NOT_FOUND" in await response.text()) == (404, True)
 
 

@@ -235,7 +235,7 @@ class TestGenericClients:
         assert "rules" in extensions
 
     async def test_an_error_is_readable_without_our_stubs(self, env: Environment) -> None:
-        request = '{"session_id": "nobody"}'
+        request = '{"session_id": "missing"}'
         output = await _run(
             *("grpcurl", "-plaintext", "-d", request, env.address, "turnkeeper.v1.SessionService/GetSession"),
             status=69,

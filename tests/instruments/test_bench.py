@@ -55,7 +55,7 @@ async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
         with pytest.raises(Invalid, match="its log has no whole turn"):
             await bench.parts.load.run(read_back, address=subject.address, sessions=sessions, answers=["an answer"] * 2)
         await bench.turns(subject, concurrency=2)
-        await bench.turns(subject, concurrency=2, message="tell nobody")
+        await bench.turns(subject, concurrency=2, message="tell no one")
         return [row("never", "", [1.0], unit="")]
 
     out = tmp_path / "bench.json"

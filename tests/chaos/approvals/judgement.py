@@ -50,7 +50,7 @@ def each_on_its_side_of_the_expiry(history: History) -> Finding:
 
 def who_may_not_decide_is_refused(history: History) -> Finding:
     """Falsified by an acknowledged decision of who caused the call, of who has that one's authority, or of who has
-    nobody's.
+    no one's.
     """
     finding = Finding()
     for (name, person), tries in votes_tried(history).items():

@@ -20,7 +20,7 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 AGENT: Final = "raced"
 MAY: Final[Sequence[str]] = (tenants.APPROVER, *tenants.OTHERS, tenants.DEPUTY)
 MAY_NOT: Final = (tenants.USER, tenants.FRIEND, tenants.SPY)
-"""Who caused the call, who has that one's authority, and who has nobody's."""
+"""Who caused the call, who has that one's authority, and who has no one's."""
 TOGETHER: Final = 20
 """Races at once."""
 MOST_MINUTES: Final = 20

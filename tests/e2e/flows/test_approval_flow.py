@@ -318,7 +318,7 @@ class TestRefusedDecisions:
         assert refusal.details.metadata["state"] == "WITHDRAWN"
 
     async def test_an_approval_that_does_not_exist(self, env: Environment) -> None:
-        missing = approval_pb2.Approval(approval_id="nobody", arguments_hash="0" * 64)
+        missing = approval_pb2.Approval(approval_id="unknown", arguments_hash="0" * 64)
         with refused("APPROVAL_NOT_FOUND") as refusal:
             await harness.decide(env.stubs, missing)
         assert refusal.details.status == grpc.StatusCode.NOT_FOUND

@@ -158,7 +158,7 @@ class TestWhatDoesNotExist:
         with refused("PAGE_TOKEN_INVALID"):
             await env.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest(page_token=token))
 
-    @pytest.mark.parametrize("agent", ["nobody", "talker2"])
+    @pytest.mark.parametrize("agent", ["unknown", "talker2"])
     async def test_an_agent_that_does_not_exist(self, env: Environment, agent: str) -> None:
         with refused("AGENT_NOT_FOUND"):
             await harness.create_test_session(env.stubs, agent=agent)

@@ -93,7 +93,7 @@ async def test_a_message_in_the_queue_of_a_busy_session_waits(env: Environment) 
 
 async def test_a_turn_that_was_approved_waits_until_its_agent_has_a_place(env: Environment) -> None:
     asking = await harness.create_test_session(env.stubs, agent="lone")
-    turn = await harness.send_message_to_session(env.stubs, asking, "ask nobody")
+    turn = await harness.send_message_to_session(env.stubs, asking, "ask no person")
     assert turn.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
     _, held = await holding(env, "approved")
     approval = await harness.wait_for_approval(env.stubs, asking)
@@ -103,7 +103,7 @@ async def test_a_turn_that_was_approved_waits_until_its_agent_has_a_place(env: E
         await harness.send_message_to_session(env.stubs, talking, f"{number}")
     waiting = await env.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=asking, turn_id=turn.turn_id))
     assert waiting.turn.state != chat_pb2.TURN_STATE_COMPLETED
-    assert len(env.model_requests("ask nobody")) == 1
+    assert len(env.model_requests("ask no person")) == 1
     env.tool_control.release("approved")
     ended = await harness.wait_for_turn(env.stubs, asking, turn.turn_id)
     assert harness.answer_of(ended) == "Asked."

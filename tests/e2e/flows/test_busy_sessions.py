@@ -98,8 +98,8 @@ class TestEnqueue:
 
     async def test_into_an_idle_session_it_runs_at_once(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
-        turn = await harness.send_message_to_session(env.stubs, session, "nobody here", if_busy=ENQUEUE)
-        assert harness.answer_of(turn) == "You said: nobody here"
+        turn = await harness.send_message_to_session(env.stubs, session, "no one here", if_busy=ENQUEUE)
+        assert harness.answer_of(turn) == "You said: no one here"
         assert "turn_queued" not in harness.kinds(await harness.all_events(env.stubs, session))
 
     async def test_a_queued_turn_that_is_cancelled_is_passed_over(self, env: Environment) -> None:

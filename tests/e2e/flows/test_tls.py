@@ -98,7 +98,7 @@ async def status_of(address: str, credentials: grpc.ChannelCredentials | None) -
     return grpc.StatusCode.OK
 
 
-async def test_a_failed_handshake_is_unavailable_and_disturbs_nobody_else(
+async def test_a_failed_handshake_is_unavailable_and_disturbs_no_other(
     mongo_uri: str, database_name: str, files: Files
 ) -> None:
     own, foreign = Authority.kept(files.folder), Authority.new()

@@ -171,7 +171,7 @@ CHUNKS: dict[str, list[bytes]] = {
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-async def test_a_chunk_that_nobody_can_read_fails_its_turn_alone(env: Environment, chunk: str) -> None:
+async def test_a_chunk_that_cannot_be_read_fails_its_turn_alone(env: Environment, chunk: str) -> None:
     async def complete(_: web.Request) -> web.StreamResponse:
         body = b"".join(b"data: " + data + b"\n\n" for data in (*CHUNKS[chunk], b"[DONE]"))
         return web.Response(body=body, content_type="text/event-stream")

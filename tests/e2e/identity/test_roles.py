@@ -107,7 +107,7 @@ async def test_an_approver_reads_a_session_while_its_approvals_are_open_or_once_
     with refused("SESSION_NOT_FOUND"):
         await ivan.sessions.GetSession(session_pb2.GetSessionRequest(session_id="for-approvers"))
     with refused("SESSION_NOT_FOUND"):
-        await vera.sessions.GetSession(session_pb2.GetSessionRequest(session_id="of-nobody"))
+        await vera.sessions.GetSession(session_pb2.GetSessionRequest(session_id="unknown"))
     for call in (
         vera.sessions.ListSessions(session_pb2.ListSessionsRequest()),
         harness.send_message_to_session(vera, "for-approvers", "hello"),

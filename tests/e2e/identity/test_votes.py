@@ -150,7 +150,7 @@ async def test_the_requester_gains_and_lends_nothing_by_delegation(served: Serve
         ("sue", 31, "until"),
         ("sue", -1, "until"),
         ("kim", 1, "principal"),
-        ("nobody", 1, "principal"),
+        ("unknown", 1, "principal"),
         ("eve", 1, "principal"),
     ],
 )

@@ -28,7 +28,7 @@ from turnkeeper.pb.v1 import chat_pb2, session_pb2
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SETTINGS = {"lease": timedelta(seconds=LEASE), "sweep": timedelta(seconds=SWEEP)}
-TEXT = "What the owner says while nobody believes it any more."
+TEXT = "What the owner writes when its lease is over."
 SCRIPT = rf"""
 [[reply]]
 match = "in a message"

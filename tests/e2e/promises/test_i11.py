@@ -104,7 +104,7 @@ class TestI11:
             ("tool_calls", {"outcome": "OK"}, {"$set": {"outcome": "FAILED"}}),
             ("tool_calls", {"round": 1}, {"$inc": {"round": 1}}),
             ("approvals", {"state": "APPROVED"}, {"$set": {"state": "PENDING"}}),
-            ("approvals", {"state": "REJECTED"}, {"$set": {"decided_by": "somebody else"}}),
+            ("approvals", {"state": "REJECTED"}, {"$set": {"decided_by": "another"}}),
             ("requests", {"family": "message"}, {"$inc": {"sequence": 1}}),
         ],
     )

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SETTINGS: dict[str, Any] = {"lease": timedelta(seconds=60)}
 """A turn that had to wait for a lease to lapse would not end in time."""
 SOON = 10
-STORY = "A story that goes on whoever listens, to its very end."
+STORY = "A story that goes on without a reader, to its very end."
 SCRIPT = f"""
 [[reply]]
 match = "story"

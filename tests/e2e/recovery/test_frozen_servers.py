@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 POLL = 60
 SETTINGS = {"lease": timedelta(seconds=LEASE), "sweep": timedelta(seconds=SWEEP), "poll": timedelta(seconds=POLL)}
-STALE = "What the frozen one goes on to say, though nobody believes it any more. "
+STALE = "What the frozen one goes on to write, though its lease is over. "
 TEXT = "What the next owner says, not in a hurry at all, for it has the turn now. "
 SCRIPT = f"""
 [[reply]]

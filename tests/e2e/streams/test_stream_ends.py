@@ -293,8 +293,8 @@ class TestFinalEnds:
     async def test_a_final_error_has_no_cursor(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="hasty")
         wrong: list[tuple[str, RetryAdvice.ValueType, AsyncIterator[Reader]]] = [
-            ("SESSION_NOT_FOUND", NEVER, watch(env.stubs, "nobody", Reader())),
-            ("SESSION_NOT_FOUND", NEVER, stream(env.stubs, "nobody", "a story", Reader())),
+            ("SESSION_NOT_FOUND", NEVER, watch(env.stubs, "unknown", Reader())),
+            ("SESSION_NOT_FOUND", NEVER, stream(env.stubs, "unknown", "a story", Reader())),
             ("TURN_NOT_FOUND", NEVER, watch(env.stubs, session, Reader(), turn_id="none")),
             ("INVALID_REQUEST", CHANGE_REQUEST, watch(env.stubs, session, Reader(), after="not a cursor")),
             ("INVALID_REQUEST", CHANGE_REQUEST, watch(env.stubs, session, Reader(), after_sequence=99)),

@@ -137,7 +137,7 @@ async def test_the_filters_hold_for_the_snapshot_and_for_what_comes(env: Environ
         inbox(env.stubs, session_id=one.session_id) as of_session,
         inbox(env.stubs, agent="clerk") as of_agent,
         inbox(env.stubs, tool="add") as of_tool,
-        inbox(env.stubs, requester="nobody") as of_requester,
+        inbox(env.stubs, requester="unknown") as of_requester,
         inbox(env.stubs, kind="APPROVAL_KIND_OUTCOME") as of_kind,
         inbox(env.stubs, expire_before=late) as expiring,
         inbox(env.stubs, states=["APPROVAL_STATE_REJECTED"], session_id=other.session_id) as rejected,

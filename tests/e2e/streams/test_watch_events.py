@@ -101,7 +101,7 @@ class TestStart:
 
     async def test_a_session_that_is_not_there_is_not_found(self, env: Environment) -> None:
         with refused("SESSION_NOT_FOUND"):
-            await _watch_once(env, "nobody")
+            await _watch_once(env, "unknown")
 
 
 class TestFilter:

@@ -148,7 +148,7 @@ class Belongings:
 
     @property
     def names(self) -> frozenset[str]:
-        """Returns the ids that nobody else has. The id of a checkpoint is a place in any log."""
+        """Returns the ids that no other has. The id of a checkpoint is a place in any log."""
         return frozenset(id_ for field, id_ in self.ids.items() if not field.endswith("checkpoint_id"))
 
     def is_in(self, outcome: Outcome, *, but: str = "") -> bool:

@@ -13,7 +13,7 @@ from tests.status_details import details_of
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, event_pb2, operator_pb2, session_pb2
 
 TEXT = harness.text_parts("hello")
-MISSING = "nobody"
+MISSING = "missing"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`turnkeeper audit verify` on a real database that somebody changed by hand: it names what is wrong first."""
+"""`turnkeeper audit verify` on a real database that was changed by hand: it names what is wrong first."""
 
 import asyncio
 import json

@@ -84,7 +84,7 @@ async def test_a_commit_that_hangs_does_not_hold_up_the_others(
     await assert_stored(store, first, await flying)
 
 
-async def test_a_changeset_that_nobody_waits_for_any_more_is_dropped_where_it_waits(
+async def test_a_changeset_that_no_call_waits_for_any_more_is_dropped_where_it_waits(
     store: MongoStore, recorder: Recorder, failing: FailPoint
 ) -> None:
     first, second, third = await new_changesets(store, 3)

@@ -80,7 +80,7 @@ async def test_i9_a_head_that_stays_locked_holds_no_other_up(
         locked, free = await begin(store), await begin(store)
         for key in (locked, free):
             await run_turn(store, key, owner="dead", lease=SHORT)
-        async with _orphan(client, database_name, locked, of="somebody else"):
+        async with _orphan(client, database_name, locked, of="another"):
             assert await _requeued(store) == 1
             assert (await head_of(store, free)).owner == ""
             claim = await store.claim("alive", lease=SHORT)

@@ -129,6 +129,19 @@ def test_prose_has_no_private_phrase() -> None:
     assert not private, "\n".join(private)
 
 
+def test_no_test_speaks_of_people_without_a_part() -> None:
+    """Names, prose and data: who acts is a caller, a replica, a reader or an operator."""
+    vague = re.compile(r"(?<![a-z])(whoever|nobody|somebody)(?![a-z])", re.IGNORECASE)
+    lines = [
+        f"{path.relative_to(ROOT)}:{number} {match[0]}"
+        for path in sources("tests")
+        if path != Path(__file__).resolve()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if (match := vague.search(line))
+    ]
+    assert not lines, "\n".join(lines)
+
+
 def test_no_sentence_is_longer_than_a_reader_s_breath() -> None:
     long = [
         f"{place}: {len(sentence.split())} words: {sentence[:80]}"

@@ -100,7 +100,7 @@ def test_a_delegate_gets_what_a_person_may_lend(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("credential", "person", "error"),
     [
-        (certificate("CN=portal,O=acme"), "nobody", PrincipalUnknown),
+        (certificate("CN=portal,O=acme"), "unknown", PrincipalUnknown),
         (certificate("spiffe://acme.example/anna"), "finance-bot", PermissionDenied),
     ],
 )

@@ -66,7 +66,7 @@ def test_clients_that_wait_as_told_are_admitted_each_time() -> None:
     assert 1000 < came_back < 1400, "twenty a second, and the first ones at once"
 
 
-def test_a_promise_that_nobody_comes_for_is_free_for_others() -> None:
+def test_a_promise_that_no_caller_comes_for_is_free_for_others() -> None:
     desk = Desk(a_profile(principal={"SendMessage": 60}))
     desk.admitted(ADA)
     for number in range(5):

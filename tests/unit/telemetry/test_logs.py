@@ -41,7 +41,7 @@ def written() -> Iterator[Written]:
 
 
 ours = logging.getLogger("turnkeeper.engine.execution.worker")
-theirs = logging.getLogger("somebody.else")
+theirs = logging.getLogger("a.library")
 
 
 def test_a_line_is_one_json_object(written: Written) -> None:

@@ -23,7 +23,7 @@ IDS = [
     "sess_01hzx3v8k2m4n6p8q0r2s4t6v8",
     "session-0af7651916cd43dd8448eb211c80319c",
     "1712345678901234567",
-    "somebody said: pay 100 to me",
+    "an argument: pay 100 to me",
     "bobby@example.com said\nso",
     "",
     "x" * 200,

@@ -44,7 +44,7 @@ def test_nothing_in_the_room_prints_but_the_console() -> None:
     assert printing_calls(CONSOLE)
 
 
-def test_what_is_shown_is_text_whoever_wrote_it() -> None:
+def test_what_is_shown_is_text_from_any_author() -> None:
     stream = io.StringIO()
     Output(stream, {}).show("[bold]a[/] :smile: ", ("\x1b]52;c;eA==\x07", "red"), "\u202e", end="|")
     assert stream.getvalue() == "[bold]a[/] :smile: \\u001b]52;c;eA==\\u0007\\u202e|"

@@ -131,7 +131,7 @@ async def test_c1_what_a_call_that_was_left_behind_yields_goes_nowhere(
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-async def test_c1_the_error_of_a_call_that_was_left_behind_is_nobodys(
+async def test_c1_the_error_of_a_call_that_was_left_behind_is_dropped(
     new_replica: NewReplica,
     error: type[BaseException],
     caplog: pytest.LogCaptureFixture,

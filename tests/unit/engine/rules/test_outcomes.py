@@ -204,7 +204,7 @@ def test_d3_a_late_result_answers_nothing_by_itself(now: dict[str, Any]) -> None
     assert not uow.events
 
 
-def test_d3_a_result_that_nobody_asked_for_yet_closes_the_call() -> None:
+def test_d3_a_result_before_its_approval_was_requested_closes_the_call() -> None:
     call = started()
     uow = unit_of_work(call)
     assert record_late_result(uow, call, returned_ok(call))

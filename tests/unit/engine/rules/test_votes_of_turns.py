@@ -119,7 +119,7 @@ def test_no_decision_on_an_edited_call_is_remembered_though_its_author_took_the_
     assert uow.session.remembered == ()
 
 
-def test_whoever_edits_must_be_eligible_in_the_round_before_and_in_the_new_one() -> None:
+def test_an_editor_must_be_eligible_in_the_round_before_and_in_the_new_one() -> None:
     others = Ruling(action=PolicyAction.APPROVE, approvers=Approvers(groups=frozenset({"board"})))
     edit = Edit(arguments_json="{}", spec=SPEC, ruling=others)
     for groups in (FINANCE, frozenset({"board"})):
