@@ -14,6 +14,7 @@ from tests.builders import an_approval, an_event
 from tests.contracts.stores import a_changeset, begin, committed, head_of
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from tests.integration.mongo.conftest import NewStore
+from tests.processes import until
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.engine.streaming.approval_watcher import ApprovalWatcher
 from turnkeeper.engine.streaming.inbox import Inbox
@@ -78,21 +79,20 @@ async def _cost(new_store: NewStore, recorder: Recorder, *, watchers: int) -> Co
                     approval = an_approval(key)
                     requested = a_changeset(await head_of(writing, key), an_event(), new_approvals=(approval,))
                     await committed(writing.commit(requested))
-                    await _all_have(opened, approval.id)
+                    await until(lambda: all(_known_to(opened)))
                     change = ApprovalChange(approval=replace(approval, state=ApprovalState.EXPIRED), lapsed=None)
                     await committed(
                         writing.commit(a_changeset(await head_of(writing, key), an_event(), approvals=(change,)))
                     )
+                    await until(lambda: not any(_known_to(opened)))
                 async with asyncio.timeout(30):
                     await asyncio.gather(*following)
     return Counter(_reads(commands))
 
 
-async def _all_have(watchers: list[ApprovalWatcher], approval_id: str) -> None:
-    """Waits until each watcher was given this approval: two changes of it would be sent as one."""
-    async with asyncio.timeout(30):
-        while not all(approval_id in watcher._known for watcher in watchers):  # noqa: SLF001, ASYNC110
-            await asyncio.sleep(0.002)
+def _known_to(watchers: list[ApprovalWatcher]) -> list[set[str]]:
+    """Returns the approvals that each watcher was given. Of two changes at a time, both are in one read."""
+    return [watcher._known for watcher in watchers]  # noqa: SLF001
 
 
 def _reads(commands: list[Command]) -> list[str]:
