@@ -13,7 +13,7 @@ from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
-from turnkeeper.store.changeset import RequestKey, RequestRecord
+from turnkeeper.store.changeset import Cancel, Head, RequestKey, RequestRecord
 from turnkeeper.store.notifications import PreviewChunk
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
@@ -46,6 +46,24 @@ def a_session(session_key: SessionKey, **given: Any) -> Session:
         etag="etag-1",
     )
     return replace(session, **given)
+
+
+def a_head(session_key: SessionKey, **given: Any) -> Head:
+    """Returns the head of a session without an owner and a turn, three events into its log."""
+    head = Head(
+        session_id=session_key.session_id,
+        tenant=session_key.tenant,
+        last_seq=3,
+        fence=1,
+        owner="",
+        owned=False,
+        active_turn="",
+        queue=(),
+        cancel=Cancel(),
+        lapses=0,
+        now=NOON,
+    )
+    return replace(head, **given)
 
 
 def a_turn(session_key: SessionKey, **given: Any) -> Turn:

@@ -201,7 +201,7 @@ async def test_no_primary(doctor: Doctor, guarded: GuardedDatabase) -> None:
 
 async def test_no_majority(doctor: Doctor, mongo_uri: str) -> None:
     """The primary answers, and a read that a majority must confirm does not return."""
-    held = {"blockConnection": True, "blockTimeMS": 1_500, "namespace": "doctor.heads"}
+    held: dict[str, Any] = {"blockConnection": True, "blockTimeMS": 1_500, "namespace": "doctor.heads"}
     async with Client(mongo_uri) as client, fail_point(client, "find", **held):
         part, sentence = await doctor.only_fault("--operation-time", "1s")
     assert part == "database"

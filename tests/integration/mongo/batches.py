@@ -1,17 +1,27 @@
 """Commits changesets of different sessions at the same time, and checks their results."""
 
 import asyncio
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from tests.builders import a_turn, an_event
-from tests.contracts.stores import a_changeset, begin, head_of, until
+from tests.contracts.stores import LONG, a_changeset, begin, head_of, until
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.store.changeset import Changeset, CommitResult, Committed
+from turnkeeper.store.changeset import Changeset, CommitResult, Committed, HeadChange, LeaseChange
 from turnkeeper.store.mongo.store import MongoStore
 
 MANY = 8
 HELD_MS = 1000
+SOON = timedelta(milliseconds=400)
+"""The time of an operation of a store that is to give up."""
+REPLY_LOST: Final[dict[str, Any]] = {"writeConcernError": {"code": 91, "errmsg": "no word from a majority"}}
+"""The command is carried out; then its reply has a write concern error."""
+NEVER_ARRIVED: Final[dict[str, Any]] = {"closeConnection": True}
+CONFLICT: Final[dict[str, Any]] = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
+ABORTED: Final[dict[str, Any]] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
+TAKEN = HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG, active_turn="turn")
+"""A worker takes the turn."""
 
 
 async def new_session_keys(store: MongoStore, count: int = MANY) -> list[SessionKey]:

@@ -15,7 +15,7 @@ from tests.fail_points import Client, fail_point
 from tests.integration.mongo.commands import Recorder
 from turnkeeper.store.mongo.store import MongoStore
 
-__all__ = ["client", "database_name", "failing", "new_store", "recorder", "shared_database", "store"]
+__all__ = ["Client", "client", "database_name", "failing", "new_store", "recorder", "shared_database", "store"]
 
 FailPoint = Callable[..., AbstractAsyncContextManager[None]]
 NewStore = Callable[..., Awaitable[MongoStore]]

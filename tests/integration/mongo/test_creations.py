@@ -2,14 +2,18 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.builders import AGENT, a_first_event, a_request, a_session, a_session_key, a_turn, an_event
-from tests.contracts.stores import LONG, a_changeset, a_first_changeset, begin, committed, head_of, until
+from tests.contracts.stores import a_changeset, a_first_changeset, begin, committed, head_of, until
 from tests.integration.mongo.batches import (
+    ABORTED,
+    NEVER_ARRIVED,
+    REPLY_LOST,
+    SOON,
+    TAKEN,
     assert_not_stored,
     assert_stored,
     new_changesets,
@@ -19,15 +23,9 @@ from tests.integration.mongo.batches import (
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import Changeset, Committed, Conflict, Duplicate, HeadChange, LeaseChange
+from turnkeeper.store.changeset import Changeset, Committed, Conflict, Duplicate
 from turnkeeper.store.mongo import agent_documents
 from turnkeeper.store.mongo.store import MongoStore
-
-SOON = timedelta(milliseconds=400)
-NEVER_ARRIVED: dict[str, Any] = {"closeConnection": True}
-REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "no word from a majority"}}
-ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
-TAKEN = HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG, active_turn="turn")
 
 
 def a_creation(**given: Any) -> Changeset:

@@ -12,8 +12,12 @@ import pytest
 from tests.builders import a_session_key
 from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, until
 from tests.integration.mongo.batches import (
+    CONFLICT,
     HELD_MS,
     MANY,
+    NEVER_ARRIVED,
+    REPLY_LOST,
+    SOON,
     assert_not_stored,
     assert_stored,
     new_changesets,
@@ -29,11 +33,6 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import VARIABLE
 from turnkeeper.store.changeset import Committed, Conflict, HeadChange, LeaseChange
 from turnkeeper.store.mongo.store import MongoStore
-
-SOON = timedelta(milliseconds=400)
-REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}
-NEVER_ARRIVED: dict[str, Any] = {"closeConnection": True}
-CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
 
 
 async def test_a_changeset_on_a_locked_head_fails_alone(

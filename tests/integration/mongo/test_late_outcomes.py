@@ -2,24 +2,27 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
-from tests.contracts.stores import LONG, a_changeset, begin, head_of
-from tests.integration.mongo.batches import assert_not_stored, assert_stored, new_changesets, next_changeset, together
+from tests.contracts.stores import a_changeset, begin, head_of
+from tests.integration.mongo.batches import (
+    NEVER_ARRIVED,
+    REPLY_LOST,
+    SOON,
+    TAKEN,
+    assert_not_stored,
+    assert_stored,
+    new_changesets,
+    next_changeset,
+    together,
+)
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Conflict, HeadChange, LeaseChange
+from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Conflict
 from turnkeeper.store.mongo.client import ClientSession
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
-
-SOON = timedelta(milliseconds=400)
-NEVER_ARRIVED: dict[str, Any] = {"closeConnection": True}
-REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "no word from a majority"}}
-"""The command is carried out; then its reply has a write concern error."""
-TAKEN = HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG, active_turn="turn")
 
 
 async def test_d2_a_commit_that_lands_after_its_deadline_is_known_then(new_store: NewStore, failing: FailPoint) -> None:

@@ -2,13 +2,13 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.builders import AGENT, a_first_event, a_request, a_session, a_session_key, a_turn, an_event
 from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, run_turn, until
+from tests.integration.mongo.batches import ABORTED, CONFLICT, NEVER_ARRIVED, REPLY_LOST, SOON
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.domain.session import SessionKey
@@ -26,13 +26,6 @@ from turnkeeper.store.changeset import (
 from turnkeeper.store.mongo.client import ClientSession
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
-
-SOON = timedelta(milliseconds=400)
-REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}
-"""The command is carried out; then its reply has a write concern error."""
-NEVER_ARRIVED: dict[str, Any] = {"closeConnection": True}
-CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
-ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
 
 
 async def _changeset(store: MongoStore, key: SessionKey) -> Changeset:

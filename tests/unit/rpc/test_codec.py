@@ -13,7 +13,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import AGENT, NOON, a_session, a_session_key, a_turn, an_approval, an_event
+from tests.builders import AGENT, NOON, a_head, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.unit.rpc.message_pairs import LATER_EVENTS, PAIRS, PREVIEWS, Pair, values_of
 from turnkeeper.codes import Code, ErrorDetail, Family
 from turnkeeper.domain.agent import AgentLimits
@@ -30,7 +30,7 @@ from turnkeeper.rpc import codec, wire
 from turnkeeper.rpc.codec import WireCodec, enum_value
 from turnkeeper.rpc.status import details_bytes
 from turnkeeper.rpc.views import agent_view, approval_view, session_view, turn_view
-from turnkeeper.store.changeset import Cancel, Head, StoredEvent
+from turnkeeper.store.changeset import StoredEvent
 
 CODEC = WireCodec()
 PLACE = a_session_key(session_id="s")
@@ -220,19 +220,7 @@ def test_i17_a_failure_with_a_code_of_a_newer_version_is_shown_as_one_that_anoth
     assert details_bytes(error.to_status())
 
 
-HEAD = Head(
-    session_id="s",
-    tenant="default",
-    last_seq=9,
-    fence=1,
-    owner="",
-    owned=False,
-    active_turn="t",
-    queue=("u", "v"),
-    cancel=Cancel(),
-    lapses=0,
-    now=NOON,
-)
+HEAD = a_head(PLACE, last_seq=9, active_turn="t", queue=("u", "v"))
 AT = "2026-01-02T12:00:00Z"
 USAGE = Usage(input_tokens=1, output_tokens=2, model_calls=3, tool_calls=4)
 USED = {"input_tokens": "1", "output_tokens": "2", "model_calls": "3", "tool_calls": "4"}

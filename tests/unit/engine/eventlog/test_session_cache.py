@@ -4,14 +4,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
-from tests.builders import AGENT, NOON, a_session, a_session_key
+from tests.builders import AGENT, NOON, a_head, a_session, a_session_key
 from turnkeeper.admission.memory import PROCESS_BYTES, MemoryBudget
 from turnkeeper.domain.event import Event, MessageReceived
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.eventlog.session_cache import MAX_AGE, SNAPSHOT_BYTES, CachedSnapshot, SessionCache
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Cancel, Creation, Head, LogEnd, Snapshot
+from turnkeeper.store.changeset import Creation, LogEnd, Snapshot
 from turnkeeper.store.contract import Store
 
 NO_STORE = cast(Store, None)
@@ -32,21 +32,7 @@ def session_of(name: str) -> Session:
 
 def cached(name: str, **head: object) -> CachedSnapshot:
     session = session_of(name)
-    known = Head(
-        session_id=name,
-        tenant=session.tenant,
-        last_seq=7,
-        fence=2,
-        owner="",
-        owned=False,
-        active_turn="",
-        queue=(),
-        cancel=Cancel(),
-        lapses=0,
-        now=NOON,
-        revision=5,
-    )
-    known = replace(known, **head)  # type: ignore[arg-type]
+    known = a_head(SessionKey(session.tenant, name), last_seq=7, fence=2, revision=5, **head)
     return CachedSnapshot(Snapshot(head=known, session=session, turn=None, calls=(), approvals=()), NOON, 1000.0)
 
 

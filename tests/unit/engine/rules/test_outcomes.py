@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, NOON, a_call, a_lone_decider, a_session, a_session_key, a_turn, new_id
+from tests.builders import AGENT, NOON, a_call, a_head, a_lone_decider, a_session, a_session_key, a_turn, new_id
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.domain.policy import PolicyRule
@@ -33,7 +33,7 @@ from turnkeeper.engine.rules.turns import record_late_result, record_tool_result
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InvalidRequest
 from turnkeeper.policy.policies import Policies
-from turnkeeper.store.changeset import Cancel, Committed, Head, LeaseChange, Snapshot
+from turnkeeper.store.changeset import Committed, LeaseChange, Snapshot
 from turnkeeper.tools import samples
 from turnkeeper.tools.python import PythonTools
 from turnkeeper.tools.toolbox import Finished, Toolbox
@@ -50,19 +50,7 @@ def started(**given: object) -> Call:
 
 
 def unit_of_work(*calls: Call, **given: object) -> UnitOfWork:
-    head = Head(
-        session_id=PLACE.session_id,
-        tenant=PLACE.tenant,
-        last_seq=5,
-        fence=2,
-        owner="one",
-        owned=True,
-        active_turn="turn",
-        queue=(),
-        cancel=Cancel(),
-        lapses=0,
-        now=NOON,
-    )
+    head = a_head(PLACE, last_seq=5, fence=2, owner="one", owned=True, active_turn="turn")
     turn = a_turn(PLACE, id="turn", state=TurnState.RUNNING, attempt=2)
     session = a_session(PLACE, state=SessionState.ACTIVE, **given)
     return UnitOfWork(

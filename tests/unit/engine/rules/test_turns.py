@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import NOON, a_session, a_session_key, a_turn, new_id
+from tests.builders import NOON, a_head, a_session, a_session_key, a_turn, new_id
 from turnkeeper.codes import Code, ErrorDetail, Family
 from turnkeeper.domain.event import AttemptSuperseded
 from turnkeeper.domain.message import FinishReason, Usage
@@ -22,25 +22,13 @@ from turnkeeper.engine.rules.turns import (
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import RunDefect
 from turnkeeper.model.contract import ModelAnswer
-from turnkeeper.store.changeset import Cancel, Head, Snapshot
+from turnkeeper.store.changeset import Snapshot
 
 PLACE: SessionKey = a_session_key()
 
 
 def unit_of_work(turn: Turn, *queue: str) -> UnitOfWork:
-    head = Head(
-        session_id=turn.session_id,
-        tenant=turn.tenant,
-        last_seq=5,
-        fence=2,
-        owner="one",
-        owned=True,
-        active_turn=turn.id,
-        queue=queue,
-        cancel=Cancel(),
-        lapses=0,
-        now=NOON,
-    )
+    head = a_head(PLACE, last_seq=5, fence=2, owner="one", owned=True, active_turn=turn.id, queue=queue)
     session = a_session(PLACE, state=SessionState.ACTIVE)
     return UnitOfWork(Snapshot(head=head, session=session, turn=turn, calls=(), approvals=()), at=NOON, new_id=new_id)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
-from tests.builders import NOON
+from tests.builders import a_head
 from tests.unit.engine.streaming.test_turn_cache import KEY
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, Batch, EventFilter
@@ -19,23 +19,11 @@ from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Cancel, Head, LogEnd, StoredEvent
+from turnkeeper.store.changeset import LogEnd, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
 
 LENGTH = 3 * BATCH_EVENTS + 5
-HEAD = Head(
-    session_id="s",
-    tenant=KEY[0],
-    last_seq=LENGTH,
-    fence=1,
-    owner="",
-    owned=False,
-    active_turn="",
-    queue=(),
-    cancel=Cancel(),
-    lapses=0,
-    now=NOON,
-)
+HEAD = a_head(KEY, last_seq=LENGTH)
 TIMES = StreamTimes(keep_alive=60, rotation=600)
 TIMEOUT = 5.0
 ROUNDS = 9

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from opentelemetry.metrics import NoOpMeterProvider
 
-from tests.builders import NOON, a_session_key, a_turn
+from tests.builders import a_head, a_session_key, a_turn
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
@@ -17,7 +17,7 @@ from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CACHED_TURNS, CachedTurn, TurnCache
 from turnkeeper.engine.streaming.watcher import Watchers
-from turnkeeper.store.changeset import Cancel, Changeset, Committed, Head, StoredEvent
+from turnkeeper.store.changeset import Changeset, Committed, StoredEvent
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -141,19 +141,7 @@ class TestWatching:
             times=StreamTimes(keep_alive=15, rotation=60),
             rng=random.Random(1),
         )
-        head = Head(
-            session_id="s",
-            tenant=PLACE.tenant,
-            last_seq=4,
-            fence=1,
-            owner="",
-            owned=False,
-            active_turn="t",
-            queue=(),
-            cancel=Cancel(),
-            lapses=0,
-            now=NOON,
-        )
+        head = a_head(KEY, last_seq=4, active_turn="t")
         with watchers.open(KEY, caches_turns=True) as watcher:
             await watcher.begin(StreamPosition(), EventFilter(turn_id="t"), head=head)
             feeds.publish(a_changeset(running(), after=4), committed("t", after=4), sent_at=time.monotonic())
