@@ -35,7 +35,7 @@ _SYLLABLES = (
     "—",
     "ok ",
 )
-_SHORT, _LONG = (2, 12), (20, 120)
+_SHORT, _LONG = (2, 12), (60, 240)
 
 
 def random_message(rng: random.Random, label: str) -> str:
