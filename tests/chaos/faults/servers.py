@@ -57,8 +57,11 @@ async def drain(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def stop_long(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """Stops the server with most turns for 1.5 leases: others take over, and it comes back without its leases."""
-    await _stop(await cluster.busiest(rng), strike, seconds=1.5 * cluster.plan.lease)
+    """Stops the server with most turns for two leases: others take over, and it comes back without its leases.
+
+    Not for less: while the database is away, too, its leases lapse later.
+    """
+    await _stop(await cluster.busiest(rng), strike, seconds=2 * cluster.plan.lease)
 
 
 async def stop_short(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
@@ -81,7 +84,7 @@ async def partition(cluster: Cluster, strike: Strike, rng: random.Random) -> Non
     server = await cluster.busiest(rng)
     strike.aim(server.name)
     with cluster.wire.hole(cluster.database.links, [server.name], reset_after=rng.random() < 0.5) as hole:
-        await asyncio.sleep(rng.uniform(0.8, 1.5) * cluster.plan.lease)
+        await asyncio.sleep(rng.uniform(1, 2) * cluster.plan.lease)
         if hole.caught:
             strike.confirm(f"{hole.caught} of its connections to the database fell silent")
 
