@@ -79,7 +79,7 @@ async def _until_up(database: GuardedDatabase) -> None:
 
 
 async def _prepare(database: GuardedDatabase) -> None:
-    """Makes the set and its users: the first one before any login is asked for."""
+    """Makes the set and its users: the first one before any login is needed."""
     async with AsyncMongoClient[dict[str, Any]](f"mongodb://{database.at}/", directConnection=True) as client:
         await client.admin.command("replSetInitiate", {"_id": SET, "members": [{"_id": 0, "host": database.at}]})
         while not (await client.admin.command("hello"))["isWritablePrimary"]:  # noqa: ASYNC110

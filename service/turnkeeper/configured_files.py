@@ -1,4 +1,4 @@
-"""The agents, the tools and the catalogue that the settings name: read at start, and again where that is asked for."""
+"""The agents, the tools and the catalogue that the settings name: read at start, and again where that is requested."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping

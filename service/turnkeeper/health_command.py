@@ -33,7 +33,7 @@ _UNIX: Final = "unix:"
 _LOOPBACK: Final = "127.0.0.1"
 _METHOD: Final = "/grpc.health.v1.Health/Check"
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104 - none is bound here
-"""The loopback address by which a server can be asked that listens on every address."""
+"""The loopback address by which a server is reached that listens on every address."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def address_of(environ: Mapping[str, str]) -> str:
-    """Returns where a server with these variables can be asked: on its health port, or on that of its API."""
+    """Returns where a server with these variables can be reached: on its health port, or on that of its API."""
 
     def value(name: str) -> str:
         return environ.get(_PREFIX + name, "")

@@ -1,4 +1,4 @@
-"""How a process is asked to shut down: by SIGTERM, or by a person with Ctrl-C."""
+"""How a process is made to shut down: by SIGTERM, or by a person with Ctrl-C."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from turnkeeper import interrupts
 
 
 class ShutdownRequest:
-    """Whether the process was asked to shut down, and whether a person waits for its end."""
+    """Whether the process is to shut down, and whether a person waits for its end."""
 
     def __init__(self) -> None:
         self.interrupted = False

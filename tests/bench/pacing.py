@@ -1,4 +1,4 @@
-"""What the pacing model is asked for and what it answers: chunks of 8 characters, each at its intended time.
+"""What a request to the pacing model names, and what it answers: chunks of 8 characters, each at its intended time.
 
 The first chunk is the intended time of itself, in microseconds of the machine's monotonic clock; every later one is its
 number. So a reader of the answer knows the intended time of each chunk, and that none is missing.

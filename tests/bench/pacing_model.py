@@ -1,8 +1,8 @@
 """`python -m tests.bench.pacing_model`: a model that keeps its time, for live streams and for load.
 
-It is asked for a pace (`pacing.py`) and sends each chunk at its intended time, whatever the chunks before it took. It
-speaks HTTP/1.1 on a bare protocol: a chunk costs a timer and a write, so that 128 streams leave room on its core.
-GET /lateness returns by how much it was late itself since it was asked last: {"chunks": …, "p50": ms, "p99": ms}.
+A request names a pace (`pacing.py`). Each chunk is sent at its intended time, whatever the chunks before it took. The
+model speaks HTTP/1.1 on a bare protocol: a chunk costs a timer and a write, so that 128 streams leave room on its core.
+GET /lateness returns by how much it was late itself since the last call: {"chunks": …, "p50": ms, "p99": ms}.
 """
 
 import asyncio
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         Connection.late.append(1000 * (time.monotonic() - intended))
 
     def _end(self) -> bytes:
-        """Returns the finish reason, the usage if it was asked for, and the end of the body."""
+        """Returns the finish reason, the usage if the request names it, and the end of the body."""
         count = self._pace.chunks
         tokens = {"prompt_tokens": 16, "completion_tokens": count, "total_tokens": 16 + count}
         usage = _framed(_event([], usage=tokens)) if self._usage else b""

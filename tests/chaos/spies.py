@@ -18,9 +18,9 @@ from tests.chaos.streams import read
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
 
 ABSENT: Final = "absent"
-"""What is asked for is the other tenant's: the answer is NOT_FOUND."""
+"""What the call names is the other tenant's: the answer is NOT_FOUND."""
 REFUSED: Final = "refused"
-"""What is asked for is the asker's own, the position in it the other tenant's: NOT_FOUND or INVALID_ARGUMENT."""
+"""What the call names is the caller's own, the position in it the other tenant's: NOT_FOUND or INVALID_ARGUMENT."""
 EMPTY: Final = "empty"
 """A list of what is the other tenant's: it has nothing."""
 _PROBE_EVERY: Final = 0.6

@@ -281,7 +281,7 @@ def _approval_requested(folded: Folded, event: Event) -> None:
     if kind == "OUTCOME":
         _lose(folded, approval_event.tool_call_id)
     elif call.state not in ("READY", "AWAITING") and not call.may_start_again:
-        raise BrokenLog(f"call {approval_event.tool_call_id} was {call.state}, and is asked about ({event.sequence})")
+        raise BrokenLog(f"call {approval_event.tool_call_id} was {call.state}, and has an approval ({event.sequence})")
     call.state, call.arguments_hash = "UNKNOWN" if kind == "OUTCOME" else "AWAITING", approval_event.arguments_hash[:64]
     approval = folded.approvals[approval_event.approval_id] = FoldedApproval(
         turn_id=event.turn_id,

@@ -80,7 +80,7 @@ async def gateway(
 
 @asynccontextmanager
 async def tunnel(base_url: str) -> AsyncIterator[tuple[str, list[str]]]:
-    """A proxy whose every CONNECT leads to the server at `base_url`; yields its address and what it was asked for."""
+    """A proxy whose every CONNECT leads to the server at `base_url`; yields its address and what was requested."""
     port = int(base_url.split(":")[2].split("/", maxsplit=1)[0])
     targets: list[str] = []
 

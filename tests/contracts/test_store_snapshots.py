@@ -43,7 +43,7 @@ def _timeless(snapshot: Snapshot | None) -> Snapshot | None:
 
 
 async def test_snapshots_are_those_of_each_turn_by_itself(store: Store) -> None:
-    """The same ids in both tenants; one session has two of the turns, and one has a turn that is not asked for."""
+    """The same ids in both tenants; one session has two of the turns, and one has a turn that is not requested."""
     keys = [SessionKey(tenant, session_id) for tenant in ("blue", "red") for session_id in ("one", "two")]
     for key in keys:
         await begin(store, key)

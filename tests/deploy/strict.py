@@ -30,7 +30,7 @@ def definitions(files: list[str]) -> dict[tuple[str, str], Schema]:
 
 
 def strict(schema: Any, *, is_root: bool = False) -> Any:
-    """Returns a schema that refuses the fields it does not name, as an API server does that is asked to be strict."""
+    """Returns a schema that refuses the fields it does not name, as a strict API server does."""
     if isinstance(schema, list):
         return [strict(part) for part in schema]
     if not isinstance(schema, dict):

@@ -93,7 +93,7 @@ def unittest() -> Path:
 
 @functools.cache
 def health_probe() -> Path:
-    """Returns the probe that Kubernetes had before it asked gRPC's health itself, which is built at the first call."""
+    """Returns the probe of Kubernetes before it checked gRPC's health itself. It is built at the first call."""
     return _built("grpc-health-probe", HEALTH_PROBE, ".")
 
 

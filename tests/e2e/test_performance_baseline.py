@@ -111,7 +111,7 @@ class TestPerformanceBaseline:
     async def test_a_turn_with_a_tool_is_four_transactions(self, costs: Costs) -> None:
         session = await harness.create_test_session(costs.stubs, agent="worker")
         spent = await costs.of_turn(session, "add")
-        assert spent["commitTransaction"] == 4, "accepted; asked and started; returned; answered and ended"
+        assert spent["commitTransaction"] == 4, "accepted; called and started; returned; answered and ended"
         assert spent.total() <= 34, spent
 
     async def test_a_long_answer_costs_the_database_no_more_than_a_short_one(self, costs: Costs) -> None:

@@ -80,5 +80,5 @@ async def embedded(
 
 
 async def has_health(served: Embedded, status: int) -> bool | None:
-    """Returns True if the server has this health; None to be asked again."""
+    """Returns True if the server has this health; None to be called again."""
     return await served.health() == status or None

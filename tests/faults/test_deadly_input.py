@@ -109,7 +109,7 @@ async def test_d1_five_kills_by_one_input_end_its_turn_and_the_session_goes_on(d
     starts = deadly.tools.effects("once-more")
     assert len({start.pid for start in starts}) == len(starts) == MAX_LOST_OWNERS, "each killed a process of its own"
     assert len({start.key for start in starts}) == 1, "an idempotent call starts again with its key"
-    assert deadly.requests("die once-more") == 1, "the model was asked once"
+    assert deadly.requests("die once-more") == 1, "the model was called once"
 
     async def answered() -> chat_pb2.Turn | None:
         try:

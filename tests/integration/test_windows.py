@@ -1,6 +1,6 @@
 """What a client may send before it is read, and how many connections there may be: the bytes that a real server sends.
 
-The installed grpcio must heed these options: without them each stream may send 4 MiB that no code of ours asked for.
+The installed grpcio must heed these options: without them each stream may send 4 MiB that no code of ours requested.
 """
 
 import asyncio

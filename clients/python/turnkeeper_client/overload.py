@@ -47,7 +47,7 @@ BUDGET = RetryBudget()
 
 
 def seconds_to_try_again(error: SessionError, *, deadline: float, budget: RetryBudget = BUDGET) -> float:
-    """Returns the seconds for which the service asked. Raises `error` if another try would not help, or come too late.
+    """Returns the service's delay in seconds. Raises `error` if another try would not help, or come too late.
 
     `deadline` is that of the call, in monotonic seconds.
     """

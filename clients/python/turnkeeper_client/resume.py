@@ -111,7 +111,7 @@ class Patience:
         return advised + longest * random.uniform(0.5, 1.0)
 
     def _ends_after(self, advised: float) -> bool:
-        """Returns True if a further try comes too late. `advised`: seconds for which the service asked; 0 for none."""
+        """Returns True if a further try comes too late. `advised`: the service's delay in seconds; 0 for none."""
         if not advised and not self._failures:
             return False
         return monotonic() - self._since + advised > self._limit.total_seconds()

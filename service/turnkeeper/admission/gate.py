@@ -219,7 +219,7 @@ class Gate:
         self._backlog.coming += 1
 
     def give_turn_back(self) -> None:
-        """Gives back a turn that was admitted and is not asked for any more."""
+        """Gives back a turn that was admitted and is not wanted any more."""
         self._turn_rate.give_back()
 
     def begin_work(self, *, turns: int) -> None:

@@ -67,7 +67,7 @@ class Rate:
         return has_room
 
     def give_back(self) -> None:
-        """Counts a turn off that was taken and is not asked for any more."""
+        """Counts a turn off that was taken and is not wanted any more."""
         if self.per_second != math.inf:
             self._free = min(float(BURST), self._free + 1.0)
 

@@ -209,7 +209,7 @@ class Turns:
         return turn, events[-1].sequence if events else 0
 
     async def order_cancel(self, key: SessionKey, turn_id: str, *, by: str, operation: Operation) -> Turn | None:
-        """Cancels a turn without an owner. Returns it as it has ended, or None if its owner was asked to cancel it.
+        """Cancels a turn without an owner. Returns it as it has ended, or None if its owner is to cancel it.
 
         `by` is the principal; `operation` goes on record with the cancellation. Raises as `get`.
         """

@@ -55,7 +55,7 @@ class KeyFile:
 
 
 class KeyServer:
-    """A JWK set at a URL. It is asked anew on a connection of its own each time."""
+    """A JWK set at a URL. It is read anew on a connection of its own each time."""
 
     def __init__(self, url: str) -> None:
         self._url = url

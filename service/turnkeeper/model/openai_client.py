@@ -233,7 +233,7 @@ def _idle(provider: Provider) -> timedelta:
 
 
 def _is_host(host: str) -> bool:
-    """Returns True if the host is an address, or a name that a name server can be asked for."""
+    """Returns True if the host is an address, or a name that a name server may know."""
     try:
         ip_address(host.strip("[]").replace("%25", "%"))
     except ValueError:

@@ -34,7 +34,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
 
 
 def _tenant_of(request: audit_pb2.ExportAuditRequest, caller: Caller) -> str:
-    """Returns whose trail is asked for. Raises PermissionDenied for one that the caller may not read."""
+    """Returns whose trail is requested. Raises PermissionDenied for one that the caller may not read."""
     if not request.service:
         return caller.in_tenant(request.tenant).tenant
     if request.tenant:

@@ -67,7 +67,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_connection_age_grace_ms", 12 * MINUTE),  # longer than any stream
     ("grpc.max_connection_idle_ms", 15 * MINUTE),
     ("grpc.max_concurrent_streams", 1024),
-    # By default the core lets each stream of a fast connection send 4 MiB that no code of ours has asked for.
+    # By default the core lets each stream of a fast connection send 4 MiB that no code of ours has requested.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     ("grpc.server_handshake_timeout_ms", 10_000),

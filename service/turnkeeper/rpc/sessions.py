@@ -281,7 +281,7 @@ def new_session(
 
 
 def _session_filter(request: session_pb2.ListSessionsRequest, caller: Caller) -> SessionFilter | None:
-    """Returns the filter of the sessions that the caller may see, or None if it may see none of those asked for."""
+    """Returns the filter of the sessions that the caller may see, or None if it may see none of those that it names."""
     owner = request.owner
     if request.mine or not caller.sees_tenant:
         if owner not in ("", caller.principal):

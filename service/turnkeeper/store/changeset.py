@@ -44,7 +44,7 @@ class Head(BelongsToSession):
     queue: tuple[str, ...]
     """The turns behind the active one, in order."""
     cancel: "Cancel"
-    """The turn that its owner is asked to cancel."""
+    """The turn that its owner is to cancel."""
     lapses: int
     """Leases that lapsed since the last changeset of an owner, for any reason: what that owner streamed is void."""
     now: datetime
@@ -76,7 +76,7 @@ class Cancel:
 
     turn_id: str = ""
     by: str = ""
-    """The principal who asked."""
+    """The principal of the request."""
     reason: str = ""
     """A CancelReason."""
     origin: Origin | None = None
@@ -90,7 +90,7 @@ class Snapshot:
     head: Head
     session: Session
     turn: Turn | None
-    """The turn that was asked for, or the head's active turn, or None."""
+    """The turn that the read names, or the head's active turn, or None."""
     calls: tuple[Call, ...]
     """The turn's open tool calls (`Call.is_open`), in order of `message_id` and `position`.
 
@@ -99,7 +99,7 @@ class Snapshot:
     approvals: tuple[Approval, ...]
     """The turn's PENDING approvals."""
     request: "RequestRecord | None" = None
-    """What the request that was asked for did before; None if nothing."""
+    """What the request that the read names did before; None if nothing."""
 
     @property
     def is_torn(self) -> bool:

@@ -46,7 +46,7 @@ class ActiveTurn:
     owner: str
     """The replica that owns it; empty for none."""
     cancelling: bool
-    """Its owner was asked to cancel it."""
+    """Its owner is to cancel it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

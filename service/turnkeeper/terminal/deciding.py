@@ -37,7 +37,7 @@ from turnkeeper_client.requests import duration
 APPROVE: Final = event_pb2.APPROVAL_DECISION_APPROVE
 REJECT: Final = event_pb2.APPROVAL_DECISION_REJECT
 LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at an approval while a person is asked about it: others may decide it."""
+"""Seconds between two looks at an approval while its question is shown: others may decide it."""
 _CALL: Final = "Run it? y runs it, n WHY rejects it, e edits it (y/n/e):"
 _OUTCOME: Final = "What became of it? r starts it again, d RESULT: it was done, g WHY gives up (r/d/g):"
 
@@ -181,7 +181,7 @@ async def _sent(output: Output, client: Client, approval: Approval, decision: De
 
 
 async def _ask_call(output: Output, client: Client, approval: Approval) -> Decision | None:
-    """Returns the decision; None if the question is to be asked again."""
+    """Returns the decision; None if the question is to be shown again."""
     word_, rest = await _ask_while_open(output, client, approval, _CALL, ("yes", "no", "edit"))
     if word_ == "yes":
         return Decision(verb=APPROVE, reason=rest)

@@ -52,7 +52,7 @@ async def _call(client: aiohttp.ClientSession, url: str, body: dict[str, Any], a
 
 
 async def model_lateness(_channels: Channels, *, url: str) -> dict[str, Any]:
-    """Returns how many chunks the pacing model has sent since it was asked last, and how late: p50 and p99 in ms."""
+    """Returns how many chunks the pacing model has sent since the last call, and how late: p50 and p99 in ms."""
     async with aiohttp.ClientSession() as client, client.get(f"{url.removesuffix('/v1')}/lateness") as response:
         lateness: dict[str, Any] = await response.json()
         return lateness

@@ -1,4 +1,4 @@
-"""Makes a call as clients do: one that is refused with RetryInfo comes again when it is asked to."""
+"""Makes a call as clients do: one that is refused with RetryInfo comes again at that time."""
 
 import asyncio
 from collections.abc import Callable

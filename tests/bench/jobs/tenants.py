@@ -63,7 +63,7 @@ async def offer_by_two(_: Channels, *, address: str, steady: float, greedy: floa
     """Offers turns of both tenants at these rates; the greedy one heeds no refusal.
 
     Returns the steady one's latencies in milliseconds, and how many of its turns were COMPLETED in time. Of the greedy
-    one's: how many were asked for, and how many of them the limit refused.
+    one's: how many were requested, and how many of them the limit refused.
     """
     async with AsyncExitStack() as stack:
         own = [await Caller(stack, address, name).open() for name in (STEADY, GREEDY)]
@@ -74,7 +74,7 @@ async def offer_by_two(_: Channels, *, address: str, steady: float, greedy: floa
     completed = sum(end == COMPLETED and took <= IN_TIME for _, took, end in counted)
     greedy_ends = [end for _, _, end in results[1]["records"]] if greedy else []
     refused = sum(REFUSED in end for end in greedy_ends)
-    return {"latencies": latencies, "completed": completed, "refused": refused, "asked": len(greedy_ends)}
+    return {"latencies": latencies, "completed": completed, "refused": refused, "requested": len(greedy_ends)}
 
 
 async def _offer(caller: Caller, phases: list[Phase]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ async def two_tenants(bench: Bench) -> list[Row]:
             alone.append(await _offer(load, server, greedy=0, seconds=seconds))
             beside.append(await _offer(load, server, greedy=TIMES * PER_SECOND, seconds=seconds))
         flooded = await _flood(load, server)
-    refused = [part["refused"] / part["asked"] for part in beside]
+    refused = [part["refused"] / part["requested"] for part in beside]
     p99_alone, p99 = (_p99(parts) for parts in (alone, beside))
     good_alone, good = (
         [part["completed"] / (seconds - tenants.SETTLING) for part in parts] for parts in (alone, beside)

@@ -65,7 +65,7 @@ def error_means_auto() -> None:
 
 
 def snapshot_before_subscription() -> None:
-    """Subscribes a watcher once its snapshot is read: what is asked in between never comes."""
+    """Subscribes a watcher once its snapshot is read: what is requested in between never comes."""
 
     def enter(self: ApprovalWatcher) -> ApprovalWatcher:
         return self

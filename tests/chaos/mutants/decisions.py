@@ -22,9 +22,9 @@ RACES: Final = 40
 """Of these, those that need two votes."""
 SETTLE: Final = 5.0
 ENDS_IN: Final = 10
-"""Seconds until a turn has ended or waits, and until an inbox has what was asked."""
+"""Seconds until a turn has ended or waits, and until an inbox has what was requested."""
 ASKED: Final = 10
-"""Approvals that are asked for while a watcher begins, one each EVERY seconds."""
+"""Approvals that are requested while a watcher begins, one each EVERY seconds."""
 EVERY: Final = 0.1
 UNREADABLE: Final = """
 [[agent]]
@@ -88,7 +88,7 @@ async def unreadable_condition(stage: Stage) -> Sequence[str]:
 
 
 async def asked_while_a_watcher_begins(stage: Stage) -> Sequence[str]:
-    """Lets approvals be asked for while a watcher begins. It must be sent each of them."""
+    """Lets approvals be requested while a watcher begins. It must be sent each of them."""
     async with stage.server() as server, harness.connect(server.address) as stubs:
         caller = Caller(stubs)
         listed: set[str] = set()

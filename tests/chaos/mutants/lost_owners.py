@@ -53,7 +53,7 @@ async def owner_behind_a_frozen_database(stage: Stage) -> Sequence[str]:
 
 
 async def owner_stopped_in_mid_call(stage: Stage) -> Sequence[str]:
-    """Stops an owner beyond its lease while an irreversible tool runs. It goes on in time: no person need be asked."""
+    """Stops an owner beyond its lease while an irreversible tool runs. It goes on in time: it needs no person."""
     variables = {**stage.variables, "TURNKEEPER_OUTCOME_PATIENCE": PATIENCE}
     patient = replace(stage, variables=variables)
     async with (

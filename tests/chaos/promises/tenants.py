@@ -29,7 +29,7 @@ def i13_no_tenant_sees_another(history: History) -> Finding:
             finding.expect(not call.answer.get("leaked"), f"{name} was answered with a text of another tenant")
         if was_answered(call):
             status, expected = call.answer["status"], EXPECTED[call.request["foreign"]]
-            finding.expect(status in expected, f"{name} asked for what is another tenant's, and got {status}")
+            finding.expect(status in expected, f"{name} named what is another tenant's, and got {status}")
     for chain in history.chains:
         leaked = f"{chain.session}: reader {chain.number} was given a text of another tenant"
         finding.expect(not chain.leaked, leaked)
@@ -45,7 +45,7 @@ def i13_no_tenant_sees_another(history: History) -> Finding:
 
 
 def was_answered(call: Try) -> bool:
-    """Returns True if the call asked for what is another tenant's, and the service has answered."""
+    """Returns True if the call named what is another tenant's, and the service has answered."""
     reason, status = call.answer.get("reason", ""), call.answer.get("status", "")
     if "foreign" not in call.request:
         return False

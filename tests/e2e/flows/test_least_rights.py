@@ -104,7 +104,7 @@ def rights_of(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def used_rights(log: Path) -> set[tuple[str, str]]:
-    """Returns the collection and the right of all that the service has asked of the database, which logged it."""
+    """Returns the collection and the right of all that the service has needed, as the database logged it."""
     entries = [json.loads(line).get("attr", {}) for line in log.read_text(encoding="utf-8").splitlines()]
     return {
         used

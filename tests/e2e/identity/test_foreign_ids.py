@@ -51,7 +51,7 @@ APPROVERS_SEE = (
 LISTS = frozenset({"ListAgents", "ListSessions", "ListApprovals", "CountApprovals", "WatchApprovals"})
 """The methods that return less where others refuse."""
 REFUSES_EACH = "BatchDecideApprovals"
-"""Refuses inside its response, beside the id that was asked for."""
+"""Refuses inside its response, beside the requested id."""
 
 
 @dataclass(frozen=True, slots=True)

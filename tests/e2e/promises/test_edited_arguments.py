@@ -69,7 +69,7 @@ class TestEdits:
         assert decided.sequence == about[4].sequence
         request_messages = env.model_requests("do original")[-1]
         (call,) = [call for message in request_messages for call in message.get("tool_calls", ())]
-        assert json.loads(call["function"]["arguments"]) == {"label": "original"}, "the model sees what it asked for"
+        assert json.loads(call["function"]["arguments"]) == {"label": "original"}, "the model sees its own arguments"
         assert "tool: edited is done" in transcript(request_messages)
 
     async def test_i8_a_repeat_is_answered_and_anybody_elses_decision_is_refused(self, env: Environment) -> None:

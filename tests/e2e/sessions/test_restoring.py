@@ -90,7 +90,7 @@ class TestRestoring:
         again = await retry(env, session, turn.turn_id)
         assert harness.answer_of(again) == "Both are done."
         requests = env.model_requests(f"both {session}")
-        assert requests[-1] == requests[1], "it is asked what it was asked then"
+        assert requests[-1] == requests[1], "the request is that of then"
         assert len(env.tool_control.effects(session)) == 1, "no tool is started again"
         with refused("TURN_NOT_RETRYABLE"):
             await retry(env, session, turn.turn_id)

@@ -174,7 +174,7 @@ def _said(reader: Reader) -> str:
 
 
 async def _to_the_end(stubs: Stubs, session: str, reader: Reader, **fields: Any) -> None:
-    """Watches until the turn has ended. A replica that is busy refuses watches first: it is asked again."""
+    """Watches until the turn has ended. A replica that is busy refuses watches first: it is called again."""
     while "turn_completed" not in reader.kinds:
         try:
             async for _ in watch(stubs, session, reader, **fields):

@@ -226,7 +226,7 @@ async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicat
                 await committed(store.commit(unsent.pop()))
             return await super().find_request(key, session=session)
 
-    connection = store._connection  # noqa: SLF001 - asked as an unsure commit is
+    connection = store._connection  # noqa: SLF001 - looked up as an unsure commit is
     async with connection.session() as session:
         result = await Slower(connection).of_changeset(changeset, session)
         twin = await Outcomes(connection).of_changeset(replace(changeset, changeset_id="twin"), session)
@@ -245,7 +245,7 @@ async def test_d2_a_reading_that_lags_behind_the_decision_is_no_conflict(store: 
         "revision": replace(changeset, revision=read.revision + 1),
         "session": replace(changeset, session_id="absent"),
     }
-    connection = store._connection  # noqa: SLF001 - asked as an unsure commit is
+    connection = store._connection  # noqa: SLF001 - looked up as an unsure commit is
     async with connection.session() as session:
         results = {name: await Outcomes(connection).of_changeset(late, session) for name, late in lagging.items()}
         moved = await Outcomes(connection).of_changeset(replace(changeset, last_seq=read.last_seq - 1), session)

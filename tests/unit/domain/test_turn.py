@@ -138,7 +138,7 @@ def test_every_state_has_a_step_and_no_step_starts_what_it_may_not(
             assert {call.state for call in waiting} <= {AWAITING, REQUESTED, UNKNOWN}
             assert len(waiting) == len(open_calls)
         case CallModel() | Complete() | Fail():
-            assert not open_calls, "a model is asked, and a turn ends, only when every call has a result"
+            assert not open_calls, "a model is called, and a turn ends, only when every call has a result"
         case AwaitResults():
             assert running
 

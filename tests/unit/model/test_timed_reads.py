@@ -23,7 +23,7 @@ def text(content: str) -> bytes:
 
 
 class Body:
-    """Has one more part each time it is asked; after the last one it is silent, or ends."""
+    """Has one more part each time it is read; after the last one it is silent, or ends."""
 
     def __init__(self, *parts: bytes, silent: bool = False) -> None:
         self._parts = list(parts)

@@ -132,7 +132,7 @@ def test_the_public_names_are_those_of_the_modules_that_define_them() -> None:
 
 def test_the_signature_is_the_schema() -> None:
     schema = json.loads(SPECS["search_weather"].schema_json)
-    assert set(schema["properties"]) == {"place", "unit", "note"}, "the context is filled in, not asked for"
+    assert set(schema["properties"]) == {"place", "unit", "note"}, "the context is filled in, no argument"
     assert schema["required"] == ["place"]
     assert schema["additionalProperties"] is False
     assert schema["properties"]["note"]["description"] == "Anything else."

@@ -63,7 +63,7 @@ def check_remember(approval: Approval, answer: Answer, call: Call) -> None:
 
 
 def check_repeat(approval: Approval, answer: Answer) -> None:
-    """Raises ApprovalAlreadyProcessed if the answer repeats a vote, but not what the vote asked to remember."""
+    """Raises ApprovalAlreadyProcessed if the answer repeats a vote, but not what the vote was to remember."""
     vote = approval.vote_of(answer.by)
     if vote is None:
         return
@@ -81,7 +81,7 @@ def with_request(voted: Approval, answer: Answer, *, now: datetime) -> Approval:
 
 
 def remember(uow: UnitOfWork, approved: Approval, call: Call) -> None:
-    """Remembers a decided approval of this call for the session if each of its votes asked for it."""
+    """Remembers a decided approval of this call for the session if each of its votes wants it."""
     votes = [vote for vote in approved.counted_votes if vote.decision is ApprovalDecision.APPROVE]
     wish = remembered_from_votes(vote.remember for vote in votes)
     if wish is None or not call.binding:

@@ -31,7 +31,7 @@ from turnkeeper.tools.toolbox import CheckedRequest, Toolbox
 DECISION_STEPS = 5_000
 """Steps of a comparison inside a decision, at most: about 20 ms. It is rare: the tool changed while the call waited."""
 MOST_PENDING = 32
-"""Approvals of one turn that can be pending at the same time. An approval of an outcome is asked for beyond it."""
+"""Approvals of one turn that can be pending at the same time. An approval of an outcome is requested beyond it."""
 TOO_MANY_PENDING = (
     f"{MOST_PENDING} calls of this turn wait for a person, and no more can; call the tool again after their decisions."
 )

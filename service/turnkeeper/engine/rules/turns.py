@@ -160,7 +160,7 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
 
 
 def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:
-    """Closes a call with the result of its tool, unless its outcome was resolved or asked for, or it started again.
+    """Closes a call with the result of its tool, unless its outcome was resolved or requested, or it started again.
 
     Returns False, with nothing changed, in these cases, and if the result does not tell whether it took effect.
     """
@@ -180,7 +180,7 @@ def resolve_lost_calls(uow: UnitOfWork, call_ids: Collection[str]) -> int:
 
     A call that may be repeated becomes READY again, under its idempotency key. One whose result came late is closed
     with it. Any other becomes UNKNOWN, and an approval asks a person for its outcome. Each is taken as it is now.
-    Returns how many outcomes are asked for.
+    Returns how many outcomes are requested.
     """
     unknown: list[Call] = []
     for call in uow.calls:

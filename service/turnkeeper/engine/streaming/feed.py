@@ -316,7 +316,7 @@ class Feed:
             self.request_preview()
 
     def remove_text_watcher(self, *, interval: float | None = None) -> None:
-        """Forgets a watcher of previews that asked for this interval."""
+        """Forgets a watcher of previews that wanted this interval."""
         self.text_watchers -= 1
         if interval is not None:
             self._asked_intervals.remove(interval)

@@ -128,7 +128,7 @@ def session_of(document: Document, head: Document, *, strict: bool = False) -> S
 
 
 def findable(*, deleted: bool) -> Document:
-    """Returns the condition for heads that a reader finds: none that is being purged; deleted ones only if asked."""
+    """Returns the condition for heads that a reader finds: none that is being purged; deleted ones only if wanted."""
     hidden: Document = {} if deleted else {"deleted_at": None}
     return {"purging": {"$ne": True}, **hidden}
 

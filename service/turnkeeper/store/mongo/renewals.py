@@ -89,7 +89,7 @@ def _updates(batch: Batch, *, owner: str, lease: timedelta) -> list[UpdateOne]:
 
 
 def _known(batch: Batch, held: int) -> dict[SessionKey, bool] | None:
-    """Returns the result if all leases of the batch are held, or none; None if it must be asked by halves.
+    """Returns the result if all leases of the batch are held, or none; None if it must be renewed by halves.
 
     A lost lease never comes back, so that renewing the halves anew finds out which ones are lost.
     """

@@ -32,7 +32,7 @@ class Shares:
         """Yields documents of this replica's share, at most `size` together and in order of the time `by`.
 
         With each page comes about how many of the share are left behind it. What has been due for SHARE_KEPT follows,
-        of all shares, with 0. Reads a page when it is asked for, so that it has nothing that another replica has done
+        of all shares, with 0. Reads a page when it is needed, so that it has nothing that another replica has done
         in the meantime. `operation` is measured.
         """
         async with aclosing(self._cursors(operation, collection, due, by=by, fields=fields)) as cursors:

@@ -168,7 +168,7 @@ def _approval(document: Document) -> Approval:
 
 
 async def _turns_with(collection: Collection, match: Document, turns: Sequence[TurnKey]) -> set[TurnKey]:
-    """Returns those of the turns that have such a document, and possibly others that no caller asked about."""
+    """Returns those of the turns that have such a document, and possibly others that the caller did not name."""
     if not turns:
         return set()
     theirs = keys.where_of_turns(turns)
