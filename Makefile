@@ -10,6 +10,8 @@ UV_PIP = VIRTUAL_ENV=.venv $(UV) pip
 PYTEST_ARGS ?=
 # Tests mostly wait for servers and processes: three files at a time fill two cores; the tests of a file share a server.
 TEST_WORKERS ?= 3
+# Where servers freeze and chaos runs, times matter more: a file for each core.
+FAULT_WORKERS ?= 2
 # In the order of the folders: the smallest tests come last, so that no worker waits long for the other's last file.
 PYTEST = $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -44,13 +46,13 @@ client-protobuf7: setup build/protobuf7.stamp ## the Python client's tests on pr
 	PYTHONPATH=build/protobuf7 $(BIN)/pytest clients/python/tests --ignore clients/python/tests/test_client_readme.py $(PYTEST_ARGS)
 
 test-faults: setup ## servers and databases that die, freeze, fill up (6 min)
-	$(PYTEST) tests/faults tests/e2e/recovery $(PYTEST_ARGS)
+	$(PYTEST) -n $(FAULT_WORKERS) tests/faults tests/e2e/recovery $(PYTEST_ARGS)
 
 test-rights: setup ## end-to-end tests, the database with the least rights (10 min)
-	TURNKEEPER_TEST_LEAST_RIGHTS=1 $(PYTEST) tests/e2e tests/e2e/recovery $(PYTEST_ARGS)
+	TURNKEEPER_TEST_LEAST_RIGHTS=1 $(PYTEST) -n $(FAULT_WORKERS) tests/e2e tests/e2e/recovery $(PYTEST_ARGS)
 
 test-instruments: setup ## bench, chaos, demo and profile themselves (3 min)
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile tests/instruments $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(FAULT_WORKERS) --dist loadfile tests/instruments $(PYTEST_ARGS)
 
 clients-check: setup ## the guide's Go, TypeScript and Java clients (4 min)
 	CLIENTS_CHECK=1 $(BIN)/pytest -v tests/e2e/test_documents.py::test_the_client_of_a_language_is_generated_compiled_and_runs \
