@@ -2,6 +2,7 @@
 
 import json
 
+from turnkeeper.model.alike_events import AlikeEvents
 from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason, failure
@@ -29,6 +30,7 @@ class AnswerReader:
         """True after `[DONE]`: nothing that follows counts."""
         self._completion = Completion(request, max_answer_bytes=max_answer_bytes, origin=origin)
         self._events = EventReader(max_event_bytes=_MAX_EVENT_BYTES)
+        self._alike = AlikeEvents(self._completion.text_alone)
         self._lead: bytes | None = b""
         self._json: list[bytes] | None = None
         self._page: bytes | None = b""
@@ -83,6 +85,8 @@ class AnswerReader:
 
     def _feed_events(self, data: bytes) -> None:
         """Reads the next bytes of a stream of events."""
+        if (alike := self._alike.text_of(data)) is not None and self._completion.take_text(*alike):
+            return
         try:
             events = self._events.feed(data)
         except EventTooLong:
@@ -91,12 +95,17 @@ class AnswerReader:
             self._page = None
         elif self._page is not None and len(self._page) < _PAGE_BYTES:
             self._page += data[:_PAGE_BYTES]
+        are_texts = data.endswith(b"\n\n") and bool(events)
         for event in events:
             if event == DONE:
                 self.done = True
                 self._end()
                 return
-            self._completion.take(event)
+            are_texts = self._completion.take(event) and are_texts
+        if are_texts:
+            self._alike.learn(events[-1])
+        else:
+            self._alike.forget()
 
     def _end(self) -> None:
         """Ends the answer. Raises ModelFailure for an error that the server reported beside it, if there is none."""

@@ -1,5 +1,6 @@
 """What the HTTP client has collected of a body, for a reader that does not come at once."""
 
+import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -7,6 +8,8 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 import httpx2
+
+from turnkeeper.model.collected_parts import taken
 
 FULL_READ: Final = 16 * 1024
 """Bytes that one read returns at most. After so many there are more, and the server is fast."""
@@ -37,7 +40,7 @@ def body_of(response: httpx2.Response) -> Body:
     content = _content(response)
     if content is None or "content-encoding" in response.headers:
         return _Decoded(response)
-    return Collected(content, _socket(response))
+    return Collected(content, _transport(response))
 
 
 def may_wait(body: Body) -> bool:
@@ -48,15 +51,16 @@ def may_wait(body: Body) -> bool:
 class Collected:
     """A body as aiohttp collects it: there is no layer between, because each costs something with every delta."""
 
-    def __init__(self, content: aiohttp.StreamReader, connected: Any = None) -> None:
-        """`connected` is the connection's socket; without it, nothing is held."""
+    def __init__(self, content: aiohttp.StreamReader, transport: asyncio.BaseTransport | None = None) -> None:
+        """`transport` is the connection; without it, nothing is held."""
         self._content = content
-        self._socket = connected
+        self._transport = transport
+        self._socket = _borrowed(transport) if transport is not None else None
         self._is_held = False
 
     def collected(self) -> bytes:
         content = self._content
-        return self._rest() if content.exception() is not None else content.read_nowait(FULL_READ)
+        return self._rest() if content.exception() is not None else taken(content, FULL_READ)
 
     async def read(self) -> bytes | None:
         try:
@@ -67,7 +71,7 @@ class Collected:
             raise
 
     def hold(self) -> None:
-        if not self._is_held and self._socket is not None:
+        if not self._is_held:
             self._is_held = self._wake_at(FULL_READ)
 
     def release(self) -> bool:
@@ -76,11 +80,10 @@ class Collected:
 
     def _wake_at(self, size: int) -> bool:
         """Sets from how many bytes on the system wakes the loop. Returns False for a connection that is closed."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-        except (OSError, ValueError):
-            self._socket = None
-        return self._socket is not None
+        if self._socket is None or self._transport is None or self._transport.is_closing():
+            return False  # another connection may have the socket's number now
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        return True
 
     def _rest(self) -> bytes:
         """Returns what arrived before the connection broke and was not read."""
@@ -92,6 +95,19 @@ class Collected:
         finally:
             if broken is not None:
                 content.set_exception(broken)
+
+
+class _Borrowed(socket.socket):
+    """The socket of a connection that belongs to another: it is never closed here."""
+
+    def __del__(self) -> None:
+        self.detach()
+
+
+def _borrowed(transport: asyncio.BaseTransport) -> socket.socket | None:
+    """Returns the connection's socket; None if it is closed. The client's own makes a new object for each call."""
+    connected = None if transport.is_closing() else transport.get_extra_info("socket")
+    return None if connected is None else _Borrowed(fileno=connected.fileno())
 
 
 class _Decoded:
@@ -119,13 +135,13 @@ def _content(response: httpx2.Response) -> aiohttp.StreamReader | None:
     return stream if isinstance(stream, aiohttp.StreamReader) else None
 
 
-def _socket(response: httpx2.Response) -> Any:
-    """Returns the socket of the answer's connection; None where the system does not wake for what it holds.
+def _transport(response: httpx2.Response) -> asyncio.BaseTransport | None:
+    """Returns the answer's connection; None where the system does not wake for what it holds.
 
     Linux wakes a loop as soon as a lower mark is set than what waits; others would have to be tried.
     """
     transport: Any = _at(response, "connection", "transport") if sys.platform == "linux" else None
-    return None if transport is None else transport.get_extra_info("socket")
+    return transport  # type: ignore[no-any-return]  # uvloop's is no instance of asyncio's
 
 
 def _at(response: httpx2.Response, *names: str) -> object:

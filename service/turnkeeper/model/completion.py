@@ -78,13 +78,21 @@ class Completion:
         """Returns True once a finish word has arrived."""
         return self._finish is not None or bool(self._unknown_word)
 
-    def take(self, event: bytes) -> None:
-        """Reads one event's JSON."""
-        content = self._plain_text(event)
+    def take_text(self, text: str, count: int) -> bool:
+        """Takes the text of `count` events that have nothing else. Returns False if there may be no room for it."""
+        if 4 * len(text) > self._room:
+            return False
+        self.tokens += count
+        self._text.add(text)
+        return True
+
+    def take(self, event: bytes) -> bool:
+        """Reads one event's JSON. Returns True if it has text and nothing else."""
+        content = self.text_alone(event)
         if content is not None:
             self.tokens += 1
             self._text.add(content)
-            return
+            return True
         chunk = decoded(event)
         if not isinstance(chunk, dict):
             raise event_failure(chunk) if is_error(chunk) else failure(Reason.MALFORMED)
@@ -93,8 +101,9 @@ class Completion:
             self._take_head(chunk)
         if choices:
             self._take_choices(choices, size=len(event))
+        return False
 
-    def _plain_text(self, event: bytes) -> str | None:
+    def text_alone(self, event: bytes) -> str | None:
         """Returns the text of a chunk that has nothing else, as nearly every one; None for any other chunk.
 
         Nothing beside the text is looked at, so that its depth does not matter.

@@ -101,7 +101,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                     # Also at a keep-alive: a reading that lags may have shown the turn as it was before its end.
                     if batch.caught_up or not batch.events or batch.kinds & _NEWS:
                         settled = await self._turns.settled(key, record.turn_id, watcher)
-                    yield response(batch, key) + _turn_field(settled)  # type: ignore[misc]  # bytes pass through
+                    data = response(batch, key)
+                    yield data + _turn_field(settled) if settled else data  # type: ignore[misc]  # bytes pass through
             except (StreamEnded, SessionError) as end:
                 raise with_cursor(end, key, watcher=watcher) from None
         if settled is not None:
@@ -234,9 +235,9 @@ def _new_session(request: MessageRequest, caller: Caller) -> NewSession:
     return new_session(create, caller, family=FAMILY)
 
 
-def _turn_field(turn: Turn | None) -> bytes:
-    """Returns the bytes of StreamMessageResponse.turn, to be appended to a response; no bytes for None."""
-    return chat_pb2.StreamMessageResponse(turn=turn_view(turn)).SerializeToString() if turn else b""
+def _turn_field(turn: Turn) -> bytes:
+    """Returns the bytes of StreamMessageResponse.turn, to be appended to a response."""
+    return chat_pb2.StreamMessageResponse(turn=turn_view(turn)).SerializeToString()
 
 
 def _check(request: MessageRequest) -> None:

@@ -38,7 +38,6 @@ from turnkeeper.domain.tool_events import ToolReconciled
 from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc import wire
 from turnkeeper.rpc.status import advice
-from turnkeeper.rpc.wire import varint
 from turnkeeper.store.changeset import StoredEvent
 
 IGNORABLE = (ApprovalExpiring, ApprovalExtended, ApprovalVoted, RememberedDecision, ToolReconciled)
@@ -238,7 +237,7 @@ class WireCodec:
 
     def number(self, payload: bytes, sequence: int) -> bytes:
         """Returns the wire form with the sequence number, which is appended."""
-        return payload + wire.SEQUENCE + varint(sequence)
+        return payload + wire.SEQUENCE + wire.VARINTS[sequence]
 
     def decode(self, stored: StoredEvent) -> Event:
         """Returns a stored event as a value. Raises ValueError for a kind that this version does not know."""

@@ -38,7 +38,7 @@ from turnkeeper.rpc import validation
 from turnkeeper.rpc.access import Access, AccessRules
 from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
-from turnkeeper.rpc.ended_calls import without_frames
+from turnkeeper.rpc.ended_calls import forget_frames
 from turnkeeper.rpc.endings import ABORT_TIME, abort, is_first_attempt, refusal_ending, status_of, unanswered
 from turnkeeper.rpc.free_streams import FreeStreams
 from turnkeeper.rpc.identity import CallerCheck
@@ -186,7 +186,7 @@ class Boundary(aio.ServerInterceptor):
             finally:
                 self._leave(peer, own=own)
 
-        return without_frames(self._gated(kind, call, service, method, on_stream=handler.response_streaming))
+        return self._gated(kind, call, service, method, on_stream=handler.response_streaming)
 
     def _checked_stream(self, name: str, inner: Callable[[Any, Context], Responses], access: Access) -> Any:
         """Returns the handler of a stream of requests, whose caller is checked before the first one is read."""
@@ -225,32 +225,35 @@ class Boundary(aio.ServerInterceptor):
         """Returns the method's handler. A call that is refused costs no span, and its body is not read."""
         turns = adds_turn(method)
 
-        async def ungated(_: object, context: Context) -> Any:
-            return await call(context)
-
         async def gated(_: object, context: Context) -> Any:
-            left: float | None = context.time_remaining()
-            if left is not None and left <= 0:  # its caller no longer waits
-                self._metrics.rpc_finished(service, method=method, code="DEADLINE_EXCEEDED", seconds=0.0)
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the call began.")
             try:
-                if not self._bodies.has_room_for(context.peer()):
-                    raise self._gate.refused(kind or Kind.READ, "body")
-                admitted = self._gate.admit(kind or Kind.READ, adds_turn=turns)
-            except Overloaded as refusal:
-                self._metrics.rpc_finished(service, method=method, code=refusal.family.name, seconds=0.0)
-                self._metrics.error(refusal.code)
-                await self._refuse(context, refusal, on_stream=on_stream)
+                if kind is None:
+                    return await call(context)
+                left: float | None = context.time_remaining()
+                if left is not None and left <= 0:  # its caller no longer waits
+                    self._metrics.rpc_finished(service, method=method, code="DEADLINE_EXCEEDED", seconds=0.0)
+                    await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the call began.")
+                try:
+                    if not self._bodies.has_room_for(context.peer()):
+                        raise self._gate.refused(kind, "body")
+                    admitted = self._gate.admit(kind, adds_turn=turns)
+                except Overloaded as refusal:
+                    self._metrics.rpc_finished(service, method=method, code=refusal.family.name, seconds=0.0)
+                    self._metrics.error(refusal.code)
+                    await self._refuse(context, refusal, on_stream=on_stream)
+                    return None
+                if left is not None:
+                    admitted.wanted_until = time.monotonic() + left
+                CURRENT.set(admitted)
+                try:
+                    return await call(context)
+                finally:
+                    admitted.end()
+            except aio.AbortError as error:
+                forget_frames(error)
                 return None
-            if left is not None:
-                admitted.wanted_until = time.monotonic() + left
-            CURRENT.set(admitted)
-            try:
-                return await call(context)
-            finally:
-                admitted.end()
 
-        return gated if kind else ungated
+        return gated
 
     async def _refuse(self, context: Context, refusal: Overloaded, *, on_stream: bool) -> None:
         """Ends a call that was not admitted. In an overload most calls end here: it costs as little as it can."""

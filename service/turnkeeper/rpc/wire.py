@@ -3,8 +3,9 @@
 The unit tests compare them with what protobuf makes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Final
 
 from google.protobuf.descriptor import Descriptor
 
@@ -12,13 +13,6 @@ from turnkeeper.pb.v1 import approval_pb2, event_pb2, session_pb2
 
 VARINT, BYTES = 0, 2
 """Protobuf's wire types: a number of variable length, and bytes with their length before them."""
-
-
-def varint(number: int) -> bytes:
-    """Returns protobuf's variable-length form of a number ≥ 0."""
-    if number < len(_SMALL):
-        return _SMALL[number]
-    return _varint(number)
 
 
 def _varint(number: int) -> bytes:
@@ -30,13 +24,20 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-_SMALL: Sequence[bytes] = [_varint(number) for number in range(4096)]
-"""The form of the numbers that nearly every delta has: lengths, offsets, sequence numbers."""
+class _Varints(dict[int, bytes]):
+    """Has the numbers that nearly every delta has: lengths, offsets, sequence numbers. Makes any other."""
+
+    def __missing__(self, number: int) -> bytes:
+        return _varint(number)
+
+
+VARINTS: Final[Mapping[int, bytes]] = _Varints({number: _varint(number) for number in range(4096)})
+"""Protobuf's variable-length form of each number ≥ 0. A table, as a delta has six of them."""
 
 
 def _tag(message: Descriptor, field: str, wire_type: int) -> bytes:
     """Returns the bytes that stand before a field's value: its number and its wire type."""
-    return varint(message.fields_by_name[field].number << 3 | wire_type)
+    return VARINTS[message.fields_by_name[field].number << 3 | wire_type]
 
 
 _EVENT = event_pb2.Event.DESCRIPTOR
@@ -49,17 +50,17 @@ SEQUENCE = _tag(_EVENT, "sequence", VARINT)
 CONTENT_DELTA = _tag(_EVENT, "content_delta", BYTES)
 OFFSET = _tag(_DELTA, "offset", VARINT)
 # KIND, RESTARTS and CAUGHT_UP have their value with them: it is always the same. The others are tags alone.
-KIND = _tag(_DELTA, "kind", VARINT) + varint(event_pb2.DELTA_KIND_TEXT)
+KIND = _tag(_DELTA, "kind", VARINT) + VARINTS[event_pb2.DELTA_KIND_TEXT]
 TEXT = _tag(_DELTA, "text", BYTES)
-RESTARTS = _tag(_DELTA, "restarts", VARINT) + varint(1)
+RESTARTS = _tag(_DELTA, "restarts", VARINT) + VARINTS[1]
 EVENTS = _tag(_RESPONSE, "events", BYTES)
 CURSOR = _tag(_RESPONSE, "cursor", BYTES)
 THROUGH = _tag(_RESPONSE, "through_sequence", VARINT)
-CAUGHT_UP = _tag(_RESPONSE, "caught_up", VARINT) + varint(1)
+CAUGHT_UP = _tag(_RESPONSE, "caught_up", VARINT) + VARINTS[1]
 APPROVALS = _tag(_INBOX, "approvals", BYTES)
 GONE = _tag(_INBOX, "gone", BYTES)
-INBOX_CAUGHT_UP = _tag(_INBOX, "caught_up", VARINT) + varint(1)
-INBOX_RESET = _tag(_INBOX, "reset", VARINT) + varint(1)
+INBOX_CAUGHT_UP = _tag(_INBOX, "caught_up", VARINT) + VARINTS[1]
+INBOX_RESET = _tag(_INBOX, "reset", VARINT) + VARINTS[1]
 
 
 def delta(  # noqa: PLR0913 - the fields of the message
@@ -68,9 +69,9 @@ def delta(  # noqa: PLR0913 - the fields of the message
     """Returns an Event with a `content_delta`. The parameters are the fields of the two; the kind is always TEXT."""
     event, delta_start = _frame(session_id, turn_id, message_id, attempt)
     content_delta = b"".join(
-        (delta_start, OFFSET, varint(offset), KIND, TEXT, varint(len(text)), text, RESTARTS if restarts else b"")
+        (delta_start, OFFSET, VARINTS[offset], KIND, TEXT, VARINTS[len(text)], text, RESTARTS if restarts else b"")
     )
-    return b"".join((event, varint(len(content_delta)), content_delta))
+    return b"".join((event, VARINTS[len(content_delta)], content_delta))
 
 
 @lru_cache(maxsize=256)
@@ -85,8 +86,8 @@ def response(events: list[bytes], *, cursor: bytes, through: int, caught_up: boo
     """Returns a WatchEventsResponse, or a StreamMessageResponse without its turn: the field numbers are the same."""
     parts: list[bytes] = []
     for event in events:
-        parts += (EVENTS, varint(len(event)), event)
-    parts += (CURSOR, varint(len(cursor)), cursor, THROUGH, varint(through))
+        parts += (EVENTS, VARINTS[len(event)], event)
+    parts += (CURSOR, VARINTS[len(cursor)], cursor, THROUGH, VARINTS[through])
     if caught_up:
         parts.append(CAUGHT_UP)
     return b"".join(parts)
@@ -97,6 +98,6 @@ def inbox_response(approvals: list[bytes], gone: list[bytes], *, caught_up: bool
     parts: list[bytes] = []
     for tag, of_tag in ((APPROVALS, approvals), (GONE, gone)):
         for approval in of_tag:
-            parts += (tag, varint(len(approval)), approval)
+            parts += (tag, VARINTS[len(approval)], approval)
     parts += (INBOX_CAUGHT_UP if caught_up else b"", INBOX_RESET if reset else b"")
     return b"".join(parts)

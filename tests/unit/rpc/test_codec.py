@@ -137,7 +137,7 @@ def test_an_appended_number_is_the_events_sequence(number: int) -> None:
     without = CODEC.encode("s", an_event("hello"))
     assert event_pb2.Event.FromString(without).sequence == 0
     assert event_pb2.Event.FromString(CODEC.number(without, number)).sequence == number
-    assert len(wire.varint(number)) <= 9
+    assert len(wire.VARINTS[number]) <= 9
 
 
 @given(st.lists(st.text(max_size=300), max_size=4), st.text(max_size=10), st.integers(0, 9), st.booleans())

@@ -84,7 +84,11 @@ class HeldLease:
     @property
     def surely_held(self) -> bool:
         """Returns True for the first SURELY_HELD_FOR of the lease: no other replica can have the session."""
-        return self.age <= self.duration.total_seconds() * SURELY_HELD_FOR
+        return self.is_surely_held()
+
+    def is_surely_held(self) -> bool:
+        """Returns `surely_held`: each response with a delta depends on it, so that it makes no detour."""
+        return lease_clock.now() - self.renewed_at <= self.duration.total_seconds() * SURELY_HELD_FOR
 
     def renewed(self, sent_at: float) -> None:
         """Records that a write which extends the lease was stored. `sent_at`: when it was first sent."""

@@ -230,7 +230,7 @@ class TurnRun:
             message_id=turn.next_message_id,
             attempt=turn.attempt,
             started_after=self._owned.snapshot.head.last_seq,
-            lease_held=lambda: self._lease.surely_held,
+            lease_held=self._lease.is_surely_held,
         )
         messages = self._conversation.messages(self._agent.instructions)
         fault("turn.model.before_call")

@@ -1,7 +1,6 @@
 """Builds batches from the log's events and from the text of the message that is being written. No I/O."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from turnkeeper.domain.cursor import StreamPosition, history_of
@@ -53,6 +52,39 @@ class BatchBuilder:
             self._add_preview(batch, session_id, feed, event_filter)
         return batch
 
+    def shown_last(
+        self, session_id: str, position: StreamPosition, *, feed: Feed, event_filter: EventFilter
+    ) -> Batch | None:
+        """Returns a batch of the text that was shown last; None if a watcher at this position lacks anything else.
+
+        Nearly every batch is such a one. A log that was lost takes its preview with it, so that the position of a
+        watcher which has a part of this text is not compared with the log.
+        """
+        preview = feed.preview
+        if preview is None or not position.live or feed.last_seq != position.sequence:
+            return None
+        if position.message_id != preview.message_id or position.attempt != preview.attempt:
+            return None
+        if position.sequence > preview.checked_through:
+            return None
+        text = preview.shown_last(position.offset)
+        if not 0 < len(text) <= DELTA_BYTES or not event_filter.has_turn(preview.turn_id) or not preview.valid:
+            return None
+        batch = Batch(position.at(position.message_id, attempt=position.attempt, offset=position.offset + len(text)))
+        batch.add(
+            self._codec.delta(
+                session_id,
+                turn_id=preview.turn_id,
+                message_id=position.message_id,
+                attempt=position.attempt,
+                offset=position.offset,
+                text=text,
+                restarts=False,
+            )
+        )
+        batch.preview = preview
+        return batch
+
     def _add_events(
         self, batch: Batch, page: Sequence[StoredEvent], session_id: str, feed: Feed, event_filter: EventFilter
     ) -> bool:
@@ -74,7 +106,7 @@ class BatchBuilder:
             if batch.position.message_id and _settles(event, batch.position, event_filter, message_id=message_id):
                 batch.position = StreamPosition(sequence=sequence, history=history, live=batch.position.live)
         if batch.position.sequence != sequence:
-            batch.position = replace(batch.position, sequence=sequence, history=history)
+            batch.position = batch.position._replace(sequence=sequence, history=history)
         return not batch.full
 
     def _add_rest(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> str | None:

@@ -154,7 +154,9 @@ class Preview:
 
     def uncover(self) -> None:
         """Lets watchers see all of the text, when they are notified for another reason."""
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self.shown < self.size:
             self._show_to(self.size)
             self._shown_at = _phase(self._loop.time(), self.interval / PHASES)
@@ -166,6 +168,11 @@ class Preview:
             is_short = size - start <= MOST_KEPT
             last = Chunk(*self._text_from(start, most=MOST_KEPT)) if is_short else _NO_CHUNK
         self._last_shown = last
+
+    def shown_last(self, offset: int) -> bytes:
+        """Returns the text that was shown last if it begins at this byte; none otherwise."""
+        last = self._last_shown
+        return last.text if last.offset == offset else b""
 
     def text_from(self, offset: int, *, most: int, until: int | None = None) -> tuple[int, bytes]:
         """Returns the text from a byte on, whole characters of at most `most` bytes, and the byte where it begins.
@@ -212,12 +219,6 @@ class Preview:
         """Shows all of the text, and notifies the watchers."""
         self.uncover()
         self._notify()
-
-    def _stop_timer(self) -> None:
-        """Stops the timer that would show the text."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _phase(now: float, apart: float) -> float:

@@ -9,7 +9,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Self
 
 from turnkeeper.admission.gate import rest
@@ -213,7 +212,7 @@ class Watcher:
                 await self._hold_deltas()
             count = broadcast.count
             if count != self._complete_at:
-                if batch := await self._next_batch(count):
+                if batch := self._next_text(count) or await self._next_batch(count):
                     return batch
                 now = clock()
                 continue
@@ -222,6 +221,25 @@ class Watcher:
             if (now := clock()) >= until:
                 return Batch(self.position)
         return None
+
+    def _next_text(self, count: int) -> Batch | None:
+        """Returns the text that was shown last if the watcher lacks that alone, as nearly always; None otherwise."""
+        if self._complete_at < 0 or not self._filter.previews:
+            return None
+        feed, position, event_filter = self._feed, self.position, self._filter
+        batch = feed.shared_batch(position, event_filter)
+        if batch is None:
+            batch = self._watchers.builder.shown_last(
+                self._key.session_id, position, feed=feed, event_filter=event_filter
+            )
+            if batch is None:
+                return None
+            feed.share_batch(position, event_filter, batch)
+        elif batch.kinds or batch.full:
+            return None
+        self._complete_at = count
+        self._advance(batch, at_end=True)
+        return batch
 
     async def _next_batch(self, count: int) -> Batch | None:
         """Returns what there is to deliver at this change of the feed, if there is something."""
@@ -264,7 +282,7 @@ class Watcher:
         """Moves the position to the batch's end. Returns True if the batch has something to deliver."""
         if at_end and not self._caught_up:
             self._caught_up = batch.caught_up = True
-            batch.position = replace(batch.position, live=True)
+            batch.position = batch.position._replace(live=True)
         self._began, self.position, self._kinds = True, batch.position, batch.kinds
         if batch.preview is not None and self._asked_interval:
             self._deltas_from = self._watchers.clock() + min(self._asked_interval, self._watchers.keep_alive)

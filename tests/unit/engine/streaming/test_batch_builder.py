@@ -1,5 +1,6 @@
 """Which delta restarts the text: exactly the first one after text that no longer counts."""
 
+import random
 from collections.abc import Sequence
 
 from turnkeeper.domain.cursor import StreamPosition
@@ -218,3 +219,39 @@ def test_a_large_text_restarts_once() -> None:
     assert [restarts for _, _, restarts in session.read(position)[0]] == [True, False, False]
     session.store(completed(3, "m2", "x" * 40_000, attempt=2))
     assert [restarts for _, _, restarts in session.read(position)[0]] == [True, False, False]
+
+
+def test_the_text_that_was_shown_last_is_what_the_long_way_gives() -> None:
+    assert sum(map(_texts_by_the_short_way, range(60))) > 20
+
+
+def _texts_by_the_short_way(seed: int) -> int:
+    """Compares the two ways at random positions. Returns how often the short one gave a batch."""
+    chance = random.Random(seed)
+    session, builder = Session(), BatchBuilder(WireCodec())
+    remote, held = chance.random() < 0.3, chance.random() < 0.9
+    session.write(chance.choice(["Par", "né", "x" * 20_000]), message_id="m1", attempt=2, remote=remote)
+    preview = session.feed.preview
+    assert preview is not None
+    preview.lease_held = lambda: held
+    short = 0
+    for _ in range(20):
+        session.more(chance.choice(["is", "é", " ", "日本", "y" * 17_000]))
+        if chance.random() < 0.1:
+            session.feed.notify_grown(session.feed.last_seq + 1)
+        if chance.random() < 0.05:
+            preview.ended = True
+        position = StreamPosition(
+            sequence=session.feed.last_seq - chance.choice([0, 0, 0, 1]),
+            message_id=chance.choice(["m1", "m1", "m1", "m0", ""]),
+            attempt=chance.choice([2, 2, 2, 1, 3]),
+            offset=chance.choice([preview.chunks[-1].offset] * 3 + [chunk.offset for chunk in preview.chunks]),
+            live=chance.random() < 0.9,
+        )
+        event_filter = EventFilter(previews=True, turn_id=chance.choice(["", "t", "t", "u"]))
+        batch = builder.shown_last("s", position, feed=session.feed, event_filter=event_filter)
+        if batch is not None:
+            short += 1
+            long = builder.build([], "s", position, feed=session.feed, event_filter=event_filter)
+            assert (batch.events, batch.position, batch.preview) == (long.events, long.position, long.preview)
+    return short

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
+from tests.call_counts import calls_of
 from tests.unit.engine.simulation.virtual_loop import Clock, VirtualLoop
 from tests.unit.engine.streaming.test_turn_cache import KEY, a_changeset, committed, running
 from turnkeeper.domain.cursor import StreamPosition
@@ -25,6 +27,9 @@ from turnkeeper.telemetry.metrics import Metrics
 
 INTERVAL = timedelta(milliseconds=40)
 LATE = int(READER_FIRST * 1000)
+
+
+OURS = {"Preview", "Feed", "FeedMemory", "Broadcast", "Watcher", "BatchBuilder", "Batch", "StreamPosition", "WireCodec"}
 
 
 class Unused:
@@ -67,13 +72,17 @@ class Reading:
 
 
 class CountingBuilder(BatchBuilder):
-    """Counts the batches that it builds."""
+    """Counts the batches that it builds, and the looks for text alone."""
 
-    built = 0
+    built = looks = 0
 
     def build(self, *args: Any, **kwargs: Any) -> Batch:
         self.built += 1
         return super().build(*args, **kwargs)
+
+    def shown_last(self, *args: Any, **kwargs: Any) -> Batch | None:
+        self.looks += 1
+        return super().shown_last(*args, **kwargs)
 
 
 class Tail:
@@ -211,14 +220,29 @@ def test_a_stream_that_catches_up_gets_the_text_that_is_there(tail: Tail) -> Non
     assert reading.came == [(10, "a")]
 
 
-def test_a_watcher_builds_one_batch_for_each_time_at_which_text_is_shown(tail: Tail) -> None:
+def test_a_watcher_looks_once_for_each_time_at_which_text_is_shown(tail: Tail) -> None:
     reading = Reading(tail, interval=None)
     tail.at(10, "a")
-    built = tail.builder.built
+    built, looks = tail.builder.built, tail.builder.looks
     for milliseconds in range(20, 210):
         tail.at(milliseconds, "b")
     assert len(reading.came) == 1 + 5
-    assert tail.builder.built == built + 5
+    assert (tail.builder.built, tail.builder.looks) == (built, looks + 5), "text alone takes the short way"
+
+
+def test_text_that_was_shown_last_costs_few_calls(tail: Tail) -> None:
+    """Counts from the text to the batch, without the reader that the model's text comes from and gRPC's writer."""
+    reading = Reading(tail, interval=0)
+    tail.at(10, "a")
+
+    def ten_texts() -> None:
+        for milliseconds in range(20, 30):
+            tail.at(milliseconds, "b")
+
+    _, counts = calls_of(ten_texts)
+    assert len(reading.came) == 11
+    ours = Counter({name: count for name, count in counts.items() if name.split(".")[0] in OURS})
+    assert ours.total() <= 10 * 28, ours
 
 
 def test_a_watcher_that_resumes_in_the_middle_gets_the_rest_exactly(tail: Tail) -> None:
