@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo recording test test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-approvals chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check wheels clean
+.PHONY: help setup run demo recording test tools-everything test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-approvals chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check wheels clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -53,6 +53,9 @@ test-rights: setup ## end-to-end tests, the database with the least rights (10 m
 
 test-instruments: setup ## bench, chaos, demo and profile themselves (3 min)
 	$(BIN)/pytest -n $(FAULT_WORKERS) --dist loadfile tests/instruments $(PYTEST_ARGS)
+
+tools-everything: setup ## an MCP server in TypeScript, over HTTP and stdio; needs Node
+	TOOLS_EVERYTHING=1 $(BIN)/pytest -v tests/integration/mcp/test_server_everything.py $(PYTEST_ARGS)
 
 clients-check: setup ## the guide's Go, TypeScript and Java clients (4 min)
 	CLIENTS_CHECK=1 $(BIN)/pytest -v tests/e2e/test_documents.py::test_the_client_of_a_language_is_generated_compiled_and_runs \
@@ -132,13 +135,13 @@ LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes 
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) --group boot -o requirements-boot.txt
-	$(LOCK) pyproject.toml $(CLIENT) --extra embedded --extra local-model --group dev --group examples --group weights -o requirements.lock
+	$(LOCK) pyproject.toml $(CLIENT) --extra embedded --extra local-model --extra mcp --group dev --group examples --group weights -o requirements.lock
 	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock
 	$(LOCK) tests/bench/soak/plots.in -c requirements.lock -o tests/bench/soak/plots.lock
 	$(LOCK) clients/python/protobuf7.in -o clients/python/protobuf7.lock
 	$(LOCK) tests/deploy/envoy.in -c requirements.lock -o tests/deploy/envoy.lock
 	$(LOCK) tests/deploy/tools.in -c requirements.lock -o tests/deploy/tools.lock
-	$(LOCK) pyproject.toml -c requirements.lock -o deploy/image.lock
+	$(LOCK) pyproject.toml --extra mcp -c requirements.lock -o deploy/image.lock
 	$(LOCK) --group build -c requirements.lock -o deploy/image-build.lock
 
 wheels: setup ## the packages of service and client, to install elsewhere

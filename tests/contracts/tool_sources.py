@@ -2,23 +2,32 @@
 
 import contextlib
 import json
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from tests.builders import AGENT, a_call, a_session_key
 from tests.contracts import suite_tools
+from tests.mcp_servers import sdk_http
+from tests.mcp_servers import sources as mcp_servers
+from tests.mcp_servers.suite_server import listed, suite_server
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.message import ToolRequest
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolSpec
 from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.engine.execution.tool_runner import ToolRunner
+from turnkeeper.tools.catalogue import parse
+from turnkeeper.tools.mcp.source import McpTools
 from turnkeeper.tools.python import PythonTools
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
 AGENT_OF_SUITE: Final = replace(AGENT, tools=("*",))
+STDIO_SERVER: Final = Path(mcp_servers.__file__).with_name("suite_stdio.py")
 TIME: Final = timedelta(seconds=20)
 """Longer than any call of the suite takes, but those that wait for their end."""
 
@@ -96,5 +105,50 @@ async def python_tools() -> AsyncIterator[SuiteTools]:
     yield SuiteTools(toolbox=Toolbox([source]), change=change)
 
 
-SOURCES: Final[Mapping[str, Source]] = {"python": python_tools}
+@contextlib.asynccontextmanager
+async def mcp_stdio_tools() -> AsyncIterator[SuiteTools]:
+    """An MCP server that is a process."""
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-") as folder:
+
+        def offer(tools: PythonTools) -> None:
+            described = [tool.model_dump(by_alias=True, exclude_none=True) for tool in listed(tools)]
+            (Path(folder) / "tools.json").write_text(json.dumps(described))
+
+        offer(PythonTools(suite_tools.TOOLS))
+        command = (sys.executable, "-I", "-S", str(STDIO_SERVER), folder)
+        async with mcp_servers.running(mcp_servers.program("suite", *command)) as source:
+            await source.refresh()
+            yield _mcp_tools(source, lambda: offer(PythonTools(suite_tools.CHANGED)))
+
+
+@contextlib.asynccontextmanager
+async def mcp_http_tools() -> AsyncIterator[SuiteTools]:
+    """An MCP server over HTTP."""
+    present = [PythonTools(suite_tools.TOOLS)]
+    app = suite_server(lambda: present[-1]).streamable_http_app()
+    async with (
+        sdk_http.serving(app) as url,
+        mcp_servers.running(replace(mcp_servers.at(url), name="suite")) as source,
+    ):
+        await source.refresh()
+        yield _mcp_tools(source, lambda: present.append(PythonTools(suite_tools.CHANGED)))
+
+
+def _mcp_tools(source: McpTools, offer_changed: Callable[[], None]) -> SuiteTools:
+    """Returns the tools of an MCP server, which the catalogue states to be READ_ONLY."""
+    stated = b'[[server]]\nname = "suite"\nmcp = "stdio"\n[[tool]]\ntool = "suite__*"\nclass = "read_only"\n'
+
+    async def change() -> None:
+        offer_changed()
+        await source.refresh()
+
+    toolbox = Toolbox([source], catalogue=parse(Path("catalogue.toml"), stated))
+    return SuiteTools(toolbox=toolbox, change=change, prefix="suite__")
+
+
+SOURCES: Final[Mapping[str, Source]] = {
+    "python": python_tools,
+    "mcp-stdio": mcp_stdio_tools,
+    "mcp-http": mcp_http_tools,
+}
 """By the kind of source. A further kind is a line here."""

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def readers() -> Mapping[str, Reader]:
     """Returns the reader of each kind of server that this version has."""
-    return {}
+    return {"mcp": _mcp}
 
 
 class ToolServers:
@@ -129,3 +129,14 @@ async def _run(source: ServerSource) -> NoReturn:
                 "the tool server %s failed by a defect of ours: it starts again in %g s", source.name, RESTART_PAUSE
             )
         await asyncio.sleep(RESTART_PAUSE)
+
+
+def _mcp(server: ToolServer) -> ServerSource:
+    """Makes the source of an MCP server. Imports the SDK, which takes a second and is not installed everywhere."""
+    try:
+        from turnkeeper.tools.mcp.source import source_of  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
+            raise
+        server.refuse("mcp", "needs the package mcp: pip install 'turnkeeper[mcp]'")
+    return source_of(server)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.docs.pages import blocks, reference, table
 from turnkeeper.tools import catalogue, servers
+from turnkeeper.tools.mcp import tables
 from turnkeeper.tools.naming import full_name
 from turnkeeper.tools.results import RESULT_BYTES
 from turnkeeper.watched_file import BadFile
@@ -30,6 +31,16 @@ def test_the_keys_of_a_tool() -> None:
 
 def test_the_keys_of_a_server_that_all_kinds_have() -> None:
     assert [row[0] for row in table(PAGE, "key", "meaning")] == ["name", *catalogue.KINDS]
+
+
+def test_the_keys_of_mcp_servers() -> None:
+    rows = {row[0]: (row[1], row[2]) for row in table(PAGE, "key", "server", "default", "meaning")}
+    both = tables.McpTable.model_fields.keys()
+    for kind, model in (("stdio", tables.StdioTable), ("http", tables.HttpTable)):
+        own = model.model_fields.keys() - both - {"mcp"}
+        assert {key for key, (server, _) in rows.items() if server == kind} == own
+    assert {key for key, (server, _) in rows.items() if server == "both"} == both
+    assert rows["idle"][1] == "10m"
 
 
 def test_its_names_and_times_are_those_of_the_code() -> None:
