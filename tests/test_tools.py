@@ -87,6 +87,17 @@ def block(label: str, seconds: float, context: ToolContext) -> str:
     return f"{label} is done"
 
 
+@tool(tool_class=ToolClass.IDEMPOTENT)
+async def stumble(label: str, times: int, how: str, context: ToolContext) -> str:
+    """Fails so many times before it works: it raises, or hangs longer than its time, or fails with its own words."""
+    _write_down("stumble", label, context)
+    if len(_effects(label)) > times:
+        return f"{label} is done"
+    if how == "hangs":
+        await asyncio.get_running_loop().create_future()
+    raise ToolError("There is no such order.") if how == "says so" else ValueError("a secret of the tool")
+
+
 @tool(tool_class=ToolClass.READ_ONLY)
 def pour(what: str, size: int) -> object:
     """Returns as much as it is told to, or more than there is."""

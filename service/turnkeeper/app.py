@@ -34,6 +34,7 @@ from turnkeeper.store.mongo import next_schema
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.setup import Options
 from turnkeeper.telemetry.setup import start as start_telemetry
+from turnkeeper.tools.source_report import SourceReport
 from turnkeeper.tools.toolbox import Toolbox
 
 logger = logging.getLogger("turnkeeper")
@@ -141,6 +142,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
         checks.rest_in(resting)
         await stack.enter_async_context(background(principals.run, limits.run, *checks.jobs))
         files.tools.threads.record = telemetry.metrics.tool_threads
+        await stack.enter_async_context(background(SourceReport(toolbox, files.servers, telemetry.metrics).run))
         if telemetry.prometheus_address:
             logger.info("metrics are served on http://%s/metrics", telemetry.prometheus_address)
         models = Models(provider, settings, environ, default_of=development.provider_of)

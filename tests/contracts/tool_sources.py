@@ -45,6 +45,8 @@ class SuiteTools:
     """Makes `echo` another tool, as CHANGED has it, and returns once the source lists it."""
     prefix: str = ""
     """Stands before the names of the tools."""
+    late: frozenset[ToolOutcome] = frozenset({ToolOutcome.TIMED_OUT, ToolOutcome.FAILED})
+    """How a call ends whose time is over; a source may end it a moment before."""
     runner: ToolRunner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +74,10 @@ class SuiteTools:
         """Calls a tool; returns the outcome, and the result as a value."""
         finished = await self.started(tool, timeout=timeout, **arguments)
         return finished.result.outcome, json.loads(finished.result.result_json)
+
+    async def cancel(self) -> None:
+        """Cancels the calls that run."""
+        await self.runner.stop()
 
     async def started(self, tool: str, *, timeout: timedelta = TIME, **arguments: Any) -> Finished:
         """Calls a tool to its end."""

@@ -31,7 +31,7 @@ SCRIPT = """
 [[reply]]
 text = "Hi."
 """
-PARTS = ["callers", "ports", "agents", "model", "disks", "database"]
+PARTS = ["callers", "ports", "agents", "tools", "model", "disks", "database"]
 
 
 class Doctor:
@@ -111,7 +111,7 @@ async def test_the_agents_file(doctor: Doctor, tmp_path: Path) -> None:
     part, sentence = await doctor.only_fault("--agents", str(file))
     assert part == "agents"
     assert sentence.startswith(f"{file}:3: agent 1 (shop): tools names 'send_mesage'")
-    assert doctor.unchecked == ["model"]
+    assert doctor.unchecked == ["tools", "model"]
 
 
 async def test_a_file_of_tools(doctor: Doctor, tmp_path: Path) -> None:
@@ -263,6 +263,6 @@ async def test_a_person_reads_a_line_a_part(
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert [line.split()[:2] for line in lines] == [
-        [mark, part] for mark, part in zip(("ok", "ok", "FAULT", "-", "ok", "FAULT"), PARTS, strict=True)
+        [mark, part] for mark, part in zip(("ok", "ok", "FAULT", "-", "-", "ok", "FAULT"), PARTS, strict=True)
     ]
     assert "no database is set: pass --embedded for a private one, or set MONGODB_URI" in lines[-1]

@@ -108,3 +108,14 @@ async def test_the_catalogue_is_read_again_with_the_others(files: ConfiguredFile
         spec = files.toolbox.find(desk, "time__zone")
         assert spec is not None
         assert (spec.source, spec.tool_class) == ("time", ToolClass.READ_ONLY)
+
+
+async def test_a_servers_tool_with_another_ones_name_refuses_the_start(files: ConfiguredFiles, tmp_path: Path) -> None:
+    (tmp_path / "catalogue.toml").write_text(SERVERS)
+    (tmp_path / "desk.py").write_text(TOOLS.replace("refund", "time__now"))
+    settings = Settings(tools=tmp_path / "desk.py", catalogue=tmp_path / "catalogue.toml")
+    files = ConfiguredFiles(settings, server_readers={"mcp": LocalServer})
+    async with background(files.servers.run):
+        await files.servers.listed.wait()
+        with pytest.raises(AgentConfigError, match="Two sources have a tool named time__now, python and time"):
+            files.read_agents(default_model="small")

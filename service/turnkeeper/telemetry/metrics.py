@@ -90,6 +90,11 @@ class Metrics(ApprovalMetrics):
         """Records that the calls of a plain tool hold `count` threads more; fewer if it is negative."""
         self._tool_threads(count, tool)
 
+    def tool_source(self, source: str, *, count: int, size: int) -> None:
+        """Records how many tools a source offers (`size`), and if its calls can reach it now: `count` is 1 or 0."""
+        self._source_up(count, source)
+        self._source_tools(size, source)
+
     def reloaded(self, file: str, outcome: str) -> None:
         """Counts a change of a watched file: LOADED, or REFUSED if it could not be used. `file` is what it holds."""
         self._reloads(1, file, outcome)
@@ -346,6 +351,10 @@ class Metrics(ApprovalMetrics):
             "turnkeeper.tool_threads.active", "{thread}", "Threads that the calls of a plain tool hold."
         )
         self._tool_threads = Labelled(threads.add, "tool", fixed={}, batch=self._batch)
+        up = gauge("turnkeeper.tool_source.up", "1", "Whether the calls of a source's tools can reach it: 1 or 0.")
+        self._source_up = Labelled(up.set, "source", fixed={}, batch=self._batch)
+        offered = gauge("turnkeeper.tool_source.tools", "{tool}", "Tools that a source offers.")
+        self._source_tools = Labelled(offered.set, "source", fixed={}, batch=self._batch)
 
     def _surprises(self) -> None:
         def counter(name: str, unit: str, description: str) -> Labelled:

@@ -12,7 +12,7 @@ from turnkeeper.terminal.app import LOOK, app
 from turnkeeper.terminal.command import Terminal, command, examples_text, runnable
 from turnkeeper.terminal.console import Output, Part, standard_error, standard_output
 from turnkeeper.terminal.exit_codes import ExitCode
-from turnkeeper.terminal.names import in_one_line, word
+from turnkeeper.terminal.names import in_one_line, source_of, word
 from turnkeeper_client.calls import call
 from turnkeeper_client.pb.v1 import agent_pb2, event_pb2
 
@@ -140,7 +140,7 @@ def _show_tools(output: Output, response: agent_pb2.GetAgentResponse, *, schemas
             (f"  {tool.name}", "bold"),
             _ACTIONS.get(tool.action, ("", "")),
             _reason(tool),
-            tool.source,
+            source_of(tool),
             in_one_line(tool.description, longest=200),
         ]
         for tool in response.tools

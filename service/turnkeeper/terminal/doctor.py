@@ -24,6 +24,7 @@ from turnkeeper.cannot_start import ERRORS
 from turnkeeper.configured_files import ConfiguredFiles
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import Message, Role
+from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.health_command import SERVING, status_of
 from turnkeeper.identity.checks import checks_of
 from turnkeeper.identity.principals import Principals
@@ -39,6 +40,7 @@ from turnkeeper.store.mongo.examination import Examined, examine
 from turnkeeper.supervision.supervisor import hold_port
 from turnkeeper.terminal.console import Output, standard_output
 from turnkeeper.terminal.exit_codes import ExitCode
+from turnkeeper.tools.contract import ServerSource, SourceUnreachable
 
 EPILOG: Final = """\
 examples:
@@ -89,6 +91,7 @@ class Examination:
     environ: Mapping[str, str]
     stack: AsyncExitStack
     agents: Sequence[Agent] = field(default=())
+    files: ConfiguredFiles | None = None
     models: Models | None = None
 
     @property
@@ -98,6 +101,7 @@ class Examination:
             ("callers", self._callers),
             ("ports", self._ports),
             ("agents", self._agents),
+            ("tools", self._tools),
             ("model", self._model),
             ("disks", self._disks),
             ("database", self._database),
@@ -143,9 +147,24 @@ class Examination:
         check_provider(provider, agents.values())
         models = Models(provider, settings, self.environ)
         self.stack.push_async_callback(models.close)
+        self.files = files
         models.check(agents.values())
         self.agents, self.models = tuple(agents.values()), models
         return f"{', '.join(agents)}, with {len(files.toolbox.names)} tools installed"
+
+    async def _tools(self) -> str:
+        """Lists the tools of each tool server once more, and compares the lists."""
+        if self.files is None:
+            raise NotChecked("not looked at: mend the fault of the agents first")
+        servers, toolbox = self.files.servers, self.files.toolbox
+        before = {source.name: listed(source) for source in servers.sources}
+        await servers.refresh()
+        faults = [fault for source in servers.sources if (fault := fault_of(source, before[source.name]))]
+        faults += [f"{reason}: rename one" for reason in toolbox.listing.refused.values()]
+        if faults:
+            raise FaultFound("; ".join(faults))
+        counts = [f"{name} with {len(specs or ())} tools" for name, specs in before.items()]
+        return ", ".join(counts) or "no tool servers"
 
     async def _model(self) -> str:
         """Asks each model that an agent has for one token."""
@@ -194,6 +213,24 @@ class Examination:
 
 
 FAULTS: Final = (*ERRORS, FaultFound)
+
+
+def listed(source: ServerSource) -> Sequence[ToolSpec] | None:
+    """Returns the tools of a server as last listed; None if it has no list yet."""
+    try:
+        return source.specs()
+    except SourceUnreachable:
+        return None
+
+
+def fault_of(source: ServerSource, before: Sequence[ToolSpec] | None) -> str:
+    """Returns what is wrong with a tool server; empty if nothing is. `before`: the list before its last one."""
+    now = listed(source)
+    if source.problem or now is None:
+        return f"the server {source.name} does not answer: {source.problem or 'it has listed no tools'}"
+    if before is not None and list(now) != list(before):
+        return f"the server {source.name} lists other tools each time: what a person approves there changes meanwhile"
+    return ""
 
 
 def check_clock(database: Examined) -> None:

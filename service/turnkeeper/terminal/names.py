@@ -8,6 +8,8 @@ from typing import Any, Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from turnkeeper_client.pb.v1 import agent_pb2
+
 SHORT: Final = 6
 """Characters of an id's end that are shown, and taken, in its place."""
 _GENERATED: Final = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
@@ -78,6 +80,11 @@ def in_one_line(text: str, *, longest: int = _LONGEST) -> str:
     """Returns the beginning of a text in one line."""
     line = " ".join(text.split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def source_of(tool: agent_pb2.AgentTool) -> str:
+    """Returns where a tool comes from, with its name there if that had to be mapped: `files: read.text`."""
+    return f"{tool.source}: {in_one_line(tool.foreign_name)}" if tool.foreign_name else tool.source
 
 
 def _local(time: Timestamp) -> datetime:

@@ -33,6 +33,9 @@ async def try_policy(  # noqa: PLR0913 - what a policy reads of a call
     tools: Annotated[
         Path | None, typer.Option(metavar="FILE.py", help="with --file: file of tools, as `serve --tools` takes it")
     ] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="with --file: what `serve --catalogue` takes; its classes count")
+    ] = None,
     principal: Annotated[
         str, typer.Option(metavar="NAME", help="who sends the message [you]", show_default=False)
     ] = "",
@@ -59,9 +62,9 @@ async def try_policy(  # noqa: PLR0913 - what a policy reads of a call
             raise CommandFailed(f"--label {text} has no value: write NAME=VALUE.")
         request.labels[name] = value
     if file is not None:
-        response = _tried(request, file, tools, frozenset(group or ()))
-    elif tools is not None or group:
-        raise CommandFailed("--tools and --group need --file: without it the service has its own.")
+        response = _tried(request, file, tools, catalogue, groups=frozenset(group or ()))
+    elif tools is not None or catalogue is not None or group:
+        raise CommandFailed("--tools, --catalogue and --group need --file: without it the service has its own.")
     else:
         async with terminal.client() as client:
             response = await call(client.stubs.agents.EvaluatePolicy, request)
@@ -75,7 +78,12 @@ policy_app.command("test", epilog=examples_text(EXAMPLES))(runnable(try_policy, 
 
 
 def _tried(
-    request: agent_pb2.EvaluatePolicyRequest, file: Path, tools: Path | None, groups: frozenset[str]
+    request: agent_pb2.EvaluatePolicyRequest,
+    file: Path,
+    tools: Path | None,
+    catalogue: Path | None,
+    *,
+    groups: frozenset[str],
 ) -> agent_pb2.EvaluatePolicyResponse:
     """Returns what the rules of a file decide. Raises CommandFailed if the file cannot be used, or the call not be."""
     from turnkeeper import agents_file  # noqa: PLC0415 - the parts of a server, for this option alone
@@ -87,7 +95,7 @@ def _tried(
     from turnkeeper.rpc import codec  # noqa: PLC0415
 
     try:
-        toolbox = toolbox_of(tools, None)
+        toolbox = toolbox_of(tools, catalogue)
         agents = agents_file.load(file, default_model="the server's", toolbox=toolbox)
         if request.agent not in agents:
             raise CommandFailed(f"{file} has no agent {request.agent}; it has {', '.join(agents)}.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
@@ -125,7 +126,11 @@ class Catalogue:
 
     def is_foreign(self, source: str) -> bool:
         """Returns True if the source of this name is a server of the catalogue."""
-        return any(server.name == source for server in self.servers)
+        return source in self._names
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(server.name for server in self.servers)
 
     def refusal(self, name: str, *, agent: str) -> str:
         """Returns why the agent may not use the tool of this full name; empty if the catalogue does not forbid it."""
@@ -164,7 +169,7 @@ class _CatalogueTables(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     server: Annotated[list[dict[str, Any]], Field(max_length=1_000)] = []
-    tool: Annotated[list[dict[str, Any]], Field(max_length=10_000)] = []
+    tool: Annotated[list[dict[str, Any]], Field(max_length=1_000)] = []
 
 
 class _NamedServer(BaseModel):

@@ -258,7 +258,7 @@ class Toolbox:
         began, most_starts = time.monotonic(), 1
         try:
             listed = self.listing.tools.get(call.tool)
-            if listed is None:  # it was there when the call was decided on
+            if listed is None or listed.spec.source != (call.source or listed.spec.source):  # not as it was decided on
                 raise NotStarted("The tool is gone; it did not run.")
             text = await listed.source.call(call.tool, json.loads(call.arguments_json), context)
             result = _checked(text, most=listed.entry.result_bytes)

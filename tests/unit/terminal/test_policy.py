@@ -62,6 +62,14 @@ def test_its_json_is_the_response_of_the_rpc(
     assert (status, json.loads(out)["action"]) == (0, action)
 
 
+def test_the_classes_of_a_catalogue_count(rules: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(rules).write_text('[[agent]]\nname = "clerk"\ntools = ["add"]\n')
+    (tmp_path / "catalogue.toml").write_text('[[tool]]\ntool = "add"\nclass = "irreversible"\n')
+    flags = ["clerk", "add", '{"a": 1, "b": 2}', "--file", rules]
+    assert tried(capsys, *flags)[1].startswith("auto")
+    assert tried(capsys, *flags, "--catalogue", str(tmp_path / "catalogue.toml"))[1].startswith("approve")
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -81,4 +89,4 @@ def test_what_cannot_be_tried_is_one_sentence(
 def test_tools_and_groups_belong_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = tried(capsys, "clerk", "add", "--group", "x")
     assert status != 0
-    assert "--tools and --group need --file" in err
+    assert "--tools, --catalogue and --group need --file" in err

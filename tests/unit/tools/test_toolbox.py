@@ -155,6 +155,14 @@ async def test_a_call_of_a_tool_that_has_vanished_fails_with_words() -> None:
     )
 
 
+async def test_a_call_does_not_run_at_another_source_than_was_approved() -> None:
+    box, time, _ = a_box()
+    time.offer("now")
+    call = a_call(a_session_key(), tool="time__now", arguments_json="{}", state=CallState.STARTED, source="git")
+    assert (await box.run(call)).result.outcome is ToolOutcome.FAILED
+    assert (await box.run(replace(call, source="time"))).result.outcome is ToolOutcome.OK
+
+
 async def test_a_result_over_the_entrys_cap_fails_with_words() -> None:
     box, time, _ = a_box(SERVERS + '[[tool]]\ntool = "*"\nresult_bytes = 10\n')
     time.offer("now")

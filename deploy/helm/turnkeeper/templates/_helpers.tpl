@@ -83,6 +83,7 @@ connect-failure,refused-stream,reset,unavailable
 {{- if .Values.limits }}{{ $_ := set $settings "limits" "/etc/turnkeeper/watched/limits.toml" }}{{ end -}}
 {{- if .Values.audit.secret }}{{ $_ := set $settings "audit_key" "/etc/turnkeeper/audit/key.pem" }}{{ end -}}
 {{- if .Values.agents }}{{ $_ := set $settings "agents" "/etc/turnkeeper/start/agents.toml" }}{{ end -}}
+{{- if .Values.catalogue }}{{ $_ := set $settings "catalogue" "/etc/turnkeeper/start/catalogue.toml" }}{{ end -}}
 {{- if $identity.tls.secret -}}
 {{- $_ := set $settings "tls_certificate" "/etc/turnkeeper/tls/tls.crt" -}}
 {{- $_ := set $settings "tls_key" "/etc/turnkeeper/tls/tls.key" -}}

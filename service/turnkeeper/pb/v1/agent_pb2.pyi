@@ -201,6 +201,8 @@ class AgentTool(_message.Message):
     ASKS_FIELD_NUMBER: _builtins.int
     CONDITIONAL_FIELD_NUMBER: _builtins.int
     TRUSTED_OUTPUT_FIELD_NUMBER: _builtins.int
+    FOREIGN_NAME_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The tool's name."""
     description: _builtins.str
@@ -210,7 +212,7 @@ class AgentTool(_message.Message):
     tool_class: _event_pb2.ToolClass.ValueType
     """The tool's class."""
     source: _builtins.str
-    """Where it comes from, such as `python:samples`."""
+    """Where it comes from: `python`, or the name of a tool server."""
     rule: _builtins.str
     """The policy's rule that decides: its name, or its pattern; empty if none covers the tool and its class decides."""
     action: _event_pb2.PolicyAction.ValueType
@@ -221,6 +223,12 @@ class AgentTool(_message.Message):
     """A rule with a condition may decide otherwise, by the call's arguments or by who asks."""
     trusted_output: _builtins.bool
     """What the tool returns cannot mislead the model."""
+    foreign_name: _builtins.str
+    """What its own server calls it, if models do not accept that name; empty otherwise."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long a call may run, if that is less than the agent's `tool_timeout`."""
+
     def __init__(
         self,
         *,
@@ -234,10 +242,12 @@ class AgentTool(_message.Message):
         asks: _builtins.bool = ...,
         conditional: _builtins.bool = ...,
         trusted_output: _builtins.bool = ...,
+        foreign_name: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "asks", b"asks", "conditional", b"conditional", "description", b"description", "name", b"name", "rule", b"rule", "schema_json", b"schema_json", "source", b"source", "tool_class", b"tool_class", "trusted_output", b"trusted_output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "asks", b"asks", "conditional", b"conditional", "description", b"description", "foreign_name", b"foreign_name", "name", b"name", "rule", b"rule", "schema_json", b"schema_json", "source", b"source", "timeout", b"timeout", "tool_class", b"tool_class", "trusted_output", b"trusted_output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
