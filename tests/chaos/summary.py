@@ -15,6 +15,8 @@ from turnkeeper.pb.v1 import event_pb2
 
 MOST_SHOWN = 20
 _NO_MAJORITY, _SERVER = "majority", "server"
+_SEEN_LATE = 1.2
+"""Seconds after which the probe sees at the latest that a gap without writes is over: its timeout, and its pause."""
 _SHARES = (("p50", 0.5), ("p99", 0.99))
 _UNKNOWN, _OUTCOME = event_pb2.TOOL_OUTCOME_UNKNOWN, event_pb2.APPROVAL_KIND_OUTCOME
 
@@ -89,14 +91,19 @@ def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[floa
     """Returns the seconds from the fault that lost the owner to the new owner's first event, as clients received it.
 
     The owner of a turn is not recorded, so this is an upper bound: from the first fault of a server after the turn's
-    last event before; or from the end of a gap without writes, if that is later.
+    last event before; or from the end of a gap without writes, if that is later. The probe sees that end a little late,
+    so a gap that seems to end just after the new owner's event has ended with it.
     """
     times: list[float] = []
     for event in taken_over:
         earlier = [other for other in history.events_of_turn[event.turn] if other.sequence < event.sequence]
         since, until = _when(earlier[-1], history), _when(event, history)
         lost = [fault.began for fault in _of(history.faults, _SERVER) if since - 1 <= fault.began <= until]
-        healed = [fault.healed for fault in _of(history.faults, _NO_MAJORITY) if since <= fault.healed <= until]
+        healed = [
+            min(fault.healed, until)
+            for fault in _of(history.faults, _NO_MAJORITY)
+            if since <= fault.healed <= until + _SEEN_LATE
+        ]
         if lost or healed:
             times.append(max(0.0, until - max([min(lost, default=since), *healed])))
     return times
