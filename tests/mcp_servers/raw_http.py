@@ -22,6 +22,8 @@ class RawServer:
         """The session that the server knows; it has a new name with each handshake."""
         self.unknown_session: tuple[int, dict[str, None]] = (404, {"id": None})
         """The status and the id in the error for a session that it does not know; servers in TypeScript answer 400."""
+        self.is_silent = False
+        """True: it does not answer when its tools are to be listed."""
         self.calls = 0
         """Calls that reached the tool."""
         self.methods: list[str] = []
@@ -57,6 +59,8 @@ class RawServer:
             rejection = {"jsonrpc": "2.0", "error": {"code": -32000, "message": "no such session"}, **number}
             return web.json_response(rejection, status=status)
         if message["method"] == "tools/list":
+            if self.is_silent:
+                await asyncio.get_running_loop().create_future()
             return web.json_response(result(message, {"tools": [TOOL]}))
         if message["method"] == "tools/call":
             self.calls += 1
@@ -162,14 +166,14 @@ def held(began: asyncio.Event, gone: asyncio.Event) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def raw_server() -> AsyncIterator[RawServer]:
-    """Yields a server of this machine."""
+async def raw_server(port: int = 0) -> AsyncIterator[RawServer]:
+    """Yields a server of this machine; port 0 takes a free one."""
     server = RawServer()
     app = web.Application()
     app.router.add_route("*", "/mcp", server.handle)
     runner = server.runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
     await site.start()
     server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
     try:

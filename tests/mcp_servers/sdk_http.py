@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
-from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, ImageContent, InputRequiredResult, ResourceLink, TextContent, ToolAnnotations
 
 
 def sdk_server() -> MCPServer:
@@ -38,6 +38,11 @@ def sdk_server() -> MCPServer:
                 ResourceLink(name="source", uri="file:///a\nb.png"),
             ]
         )
+
+    @server.tool()
+    async def confirm() -> CallToolResult | InputRequiredResult:
+        """Ask to be called again with more."""
+        return InputRequiredResult(request_state="confirm")
 
     @server.tool()
     async def big(size: int) -> CallToolResult:

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.mcp_servers.sources import a_context, hostile, running
 
 async def main():
-    async with running(hostile(Path(sys.argv[1]))) as source:
+    async with running(hostile(Path(sys.argv[1]), "--deaf")) as source:  # the end of its input does not end it
         await source.refresh()
         print(await source.call("odd__spawn", {}, a_context()), flush=True)
         await asyncio.get_running_loop().create_future()

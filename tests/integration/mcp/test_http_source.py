@@ -70,10 +70,12 @@ async def test_each_revision_is_spoken_with_a_server_made_by_the_sdk(revision: R
     assert lines[-1] == "counting 2 of 3"
 
 
-async def test_the_newest_revision_is_chosen() -> None:
+async def test_the_newest_revision_is_chosen_and_a_tool_that_wants_to_be_told_more_fails_politely() -> None:
     async with serving(sdk_server().streamable_http_app()) as url, running(at(url)) as source:
         await source.refresh()
         assert source.revision == "2026-07-28"
+        with pytest.raises(ToolError, match="needs to be told more by a person"):
+            await source.call("web__confirm", {}, a_context())
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,31 @@ async def test_a_server_that_is_down_is_not_called_and_its_tools_stay(caplog: py
             await source.call("web__act", {}, a_context())
         assert source.specs() == listed
         assert "no connection" in source.problem
+
+
+async def test_a_server_that_comes_later_is_found_without_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnkeeper.tools.mcp.source.LOOK_AGAIN", 0.05)
+    async with raw_server() as server:
+        url = server.url
+    async with running(at(url)) as source:
+        with pytest.raises(SourceUnreachable):
+            await source.refresh()
+        assert source.listing == 0
+        async with raw_server(int(url.rpartition(":")[2].partition("/")[0])):
+            await until(lambda: source.listing == 1)
+            assert [spec.name for spec in source.specs()] == ["web__act"]
+            assert source.problem == ""
+
+
+async def test_a_list_that_does_not_come_leaves_the_tools_as_they_were(
+    server: RawServer, source: McpTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnkeeper.tools.mcp.session.LIST_TIME", 0.05)
+    server.is_silent = True
+    with pytest.raises(SourceUnreachable, match="does not list its tools within"):
+        await source.refresh()
+    assert [spec.name for spec in source.specs()] == ["web__act"]
+    assert await source.call("web__act", {}, a_context()) == '"done"'
 
 
 async def test_headers_come_from_the_environment_or_a_file_and_are_in_no_message(

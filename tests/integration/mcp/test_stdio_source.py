@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -13,14 +14,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.mcp_servers.sources import a_context, hostile, running
-from tests.processes import alive, resident, until
+from tests.mcp_servers.sources import HOSTILE, a_context, hostile, program, running
+from tests.processes import alive, children, resident, until
 from turnkeeper.tools.contract import NotStarted, OutcomeUnknown, SourceUnreachable, ToolError
 from turnkeeper.tools.mcp.source import McpTools
 from turnkeeper.tools.naming import full_name
 from turnkeeper.tools.results import UnfitResult
 
 MIB = 1 << 20
+SUITE = HOSTILE.with_name("suite_stdio.py")
+"""A server that reads its list from a file."""
 
 
 @pytest_asyncio.fixture
@@ -158,6 +161,22 @@ async def test_a_tool_that_vanished_with_a_restart_is_not_called(source: McpTool
     with pytest.raises(NotStarted, match="does not have the tool any more"):
         await source.call("odd__newcomer", {}, a_context())
     assert "odd__newcomer" not in [spec.name for spec in source.specs()]
+
+
+async def test_a_call_of_a_tool_that_is_another_one_by_now_does_not_start(tmp_path: Path) -> None:
+    tools = tmp_path / "tools.json"
+    tool = {"name": "echo", "description": "before", "inputSchema": {"type": "object"}}
+    tools.write_text(json.dumps([tool]))
+    table = program("suite", sys.executable, "-I", "-S", str(SUITE), str(tmp_path))
+    async with running(replace(table, idle=timedelta(milliseconds=50))) as source:
+        await source.refresh()
+        assert await source.call("suite__echo", {"text": "a"}, a_context()) == '"a"'
+        await until(lambda: not children(os.getpid()))  # idle: what was decided on may be another tool by now
+        tools.write_text(json.dumps([{**tool, "description": "after"}]))
+        with pytest.raises(NotStarted, match="The tool has changed since this call was decided on"):
+            await source.call("suite__echo", {"text": "a"}, a_context())
+        assert [spec.description for spec in source.specs()] == ["after"]
+        assert await source.call("suite__echo", {"text": "b"}, a_context()) == '"b"'
 
 
 async def test_a_server_that_dies_again_and_again_is_left_alone_for_a_while(source: McpTools, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from turnkeeper.tools.mcp.tables import McpServer, Revision, StdioServer
 
 PROBE_TIME: Final = 8.0
 """Seconds for a server to start, and to tell that it knows the newest revision. An older one may not answer at all."""
+LIST_TIME: Final = 20.0
+"""Seconds for a server to list its tools, all pages."""
 MOST_TOOLS: Final = 1_000
 MOST_PAGES: Final = 100
 _UNLISTED: Final = (MCPError, ValidationError, RuntimeError)
@@ -92,14 +94,17 @@ async def tools_of(session: McpSession) -> list[types.Tool]:
     tools: list[types.Tool] = []
     cursor: str | None = None
     try:
-        for _ in range(MOST_PAGES):
-            page = await session.list_tools(params=types.PaginatedRequestParams(cursor=cursor) if cursor else None)
-            tools += page.tools
-            cursor = page.next_cursor
-            if not cursor:
-                return tools
-            if len(tools) > MOST_TOOLS:
-                break
+        async with asyncio.timeout(LIST_TIME):
+            for _ in range(MOST_PAGES):
+                page = await session.list_tools(params=types.PaginatedRequestParams(cursor=cursor) if cursor else None)
+                tools += page.tools
+                cursor = page.next_cursor
+                if not cursor:
+                    return tools
+                if len(tools) > MOST_TOOLS:
+                    break
+    except TimeoutError:
+        raise CannotOpen(f"it does not list its tools within {LIST_TIME:g} s") from None
     except _UNLISTED as error:
         reason = one_line(str(error)) if isinstance(error, MCPError) else type(error).__name__
         raise CannotOpen(f"its tools cannot be listed: {reason}") from None

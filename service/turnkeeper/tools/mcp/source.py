@@ -16,6 +16,7 @@ from turnkeeper.tools.mcp.breaker import Breaker
 from turnkeeper.tools.mcp.calls import ConnectionFailed, SessionLost, call_of
 from turnkeeper.tools.mcp.link import CannotOpen, Link
 from turnkeeper.tools.mcp.listing import Listed, listed
+from turnkeeper.tools.mcp.server_log import ServerLog
 from turnkeeper.tools.mcp.session import McpSession, opened, tools_of, watch_tools
 from turnkeeper.tools.mcp.tables import McpServer, server_of
 from turnkeeper.tools.results import UnfitResult
@@ -81,6 +82,7 @@ class McpTools:
         self._listed_at = -RELIST_PAUSE
         self._one_listing = asyncio.Lock()
         self._breaker = Breaker()
+        self._log = ServerLog(server.name)
         self._reason = "it was not reached yet"
         self._connection: _Connection | None = None
         self._wanted = asyncio.Event()
@@ -237,7 +239,7 @@ class McpTools:
             self._settle(None)
         if reason := reason or _reason_of(holder):
             if reason != self._reason:
-                logger.warning("the tool server %s is down; its next call tries to reach it: %s", self.name, reason)
+                self._log.write(f" is down; its next call tries to reach it: {reason}")
             self._reason = reason
 
     async def _connect(self, tried: asyncio.Event) -> None:
@@ -286,7 +288,7 @@ class McpTools:
                 try:
                     await self._list(connection)
                 except CannotOpen as error:
-                    logger.warning("the tool server %s: %s: its tools stay as they were", self.name, error)
+                    self._log.write(f": {error}: its tools stay as they were")
 
     async def _list(self, connection: _Connection) -> None:
         """Lists the tools, and takes them from now on. Raises CannotOpen."""
@@ -298,7 +300,7 @@ class McpTools:
             if is_other:
                 self._listing += 1
             for name in refused.keys() - self._refused.keys():
-                logger.warning("the tool server %s: its tool %.80r is not offered: %s", self.name, name, refused[name])
+                self._log.write(f": its tool {name!r:.80} is not offered: {refused[name]}")
             self._tools, self._refused = tools, refused
 
     def _count_failure(self, connection: _Connection) -> None:
