@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo recording test tools-everything test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-approvals chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check wheels clean
+.PHONY: help setup run demo recording test tools-everything test-faults test-rights test-instruments coverage clients-check client-protobuf7 chaos chaos-approvals chaos-points chaos-crowd chaos-rolling chaos-takeover chaos-tools tools-go chaos-mutants mesh bench soak profile deploy-check lint format proto sync-client docs proto-release lock check wheels clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -81,6 +81,21 @@ chaos-rolling: setup ## replicas replaced under load, two versions (2 min)
 
 chaos-takeover: setup ## owners killed and frozen, at default settings (7 min)
 	@$(BIN)/python -m tests.chaos.takeovers $(CHAOS_ARGS)
+
+chaos-tools: setup ## a tool server killed between effect and answer, 200 times (8 min)
+	@$(BIN)/python -m tests.chaos.tool_server $(CHAOS_ARGS)
+
+tools-go: setup ## the Go helper for tool servers, and its sample (2 min)
+	@command -v go >/dev/null || { echo "tools-go: Go is not installed; get 1.24 or later from https://go.dev/dl"; exit 1; }
+	@mkdir -p build/go clients/go/gen
+	@test -x build/go/protoc-gen-go || GOBIN="$(CURDIR)/build/go" go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+	@test -x build/go/protoc-gen-go-grpc || GOBIN="$(CURDIR)/build/go" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+	@$(BIN)/python -m grpc_tools.protoc -I protos --plugin=build/go/protoc-gen-go --plugin=build/go/protoc-gen-go-grpc \
+		--go_out=clients/go/gen --go_opt=module=turnkeeper.dev/gen/go \
+		--go-grpc_out=clients/go/gen --go-grpc_opt=module=turnkeeper.dev/gen/go turnkeeper/tools/v1/tool.proto
+	@printf 'module turnkeeper.dev/gen/go\n\ngo 1.24\n' > clients/go/gen/go.mod
+	cd clients/go && go vet ./... && go test ./... && go build -buildvcs=false -o "$(CURDIR)/build/go/sample" ./sample
+	TURNKEEPER_GO_SAMPLE="$(CURDIR)/build/go/sample" $(BIN)/pytest -q -n0 tests/contracts/test_remote_go.py
 
 chaos-mutants: setup ## broken versions of the service: each is caught (8 min)
 	@$(BIN)/python -m tests.chaos.mutants $(CHAOS_ARGS)

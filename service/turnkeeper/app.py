@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -64,6 +64,17 @@ class Running:
     toolbox: Toolbox
 
 
+def _published_keys(
+    files: ConfiguredFiles, settings: Settings, port: int, *, share_port: bool
+) -> AbstractAsyncContextManager[str]:
+    """Serves the keys that verify the calls of tool servers."""
+    from turnkeeper.tools.remote import key_port, table  # noqa: PLC0415 - its libraries only where it is needed
+
+    return key_port.serving(
+        lambda: table.published(files.servers.sources), settings.health_at, port, share_port=share_port
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Development:
     """What `turnkeeper dev` adds to a server. The defaults are those of `turnkeeper serve`."""
@@ -114,6 +125,8 @@ async def serving(  # noqa: PLR0913 - what tests replace
             health_port.serving(health, settings.health_at, settings.health_port, share_port=share_port)
         )
         files, development = ConfiguredFiles(settings), development or Development()
+        if settings.jwks_port is not None:
+            await stack.enter_async_context(_published_keys(files, settings, settings.jwks_port, share_port=share_port))
         await stack.enter_async_context(background(files.servers.run))
         development.progress("database")
         database = await open_database(

@@ -71,6 +71,7 @@ class Settings(BaseModel):
     health_host: Host | None = Field(
         default=None, description="address of that port; without it that of --host, or loopback if that is unix:PATH"
     )
+    jwks_port: Port | None = Field(default=None, description="port of the keys that verify tool calls; none without it")
     identity: Literal["none", "mtls", "jwt", "mtls+jwt", "forwarded"] = Field(
         default="none", description="how callers are identified; none: each one is `default`"
     )
@@ -157,7 +158,7 @@ class Settings(BaseModel):
     )
     outcome_patience: Duration = Field(
         default=timedelta(seconds=30),
-        description="how long a turn's new owner awaits the result of a call that must not run twice, before it asks",
+        description="how long a missing result of a call that must not run twice is awaited or looked for",
     )
     sweep: PositiveDuration = Field(
         default=timedelta(seconds=1), description="how often lapsed leases and expired approvals are searched for"

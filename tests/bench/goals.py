@@ -33,6 +33,7 @@ GOALS: Final[Mapping[str, Goal]] = {
     "identity.mtls": Goal(100, of="value"),
     "policy.call": Goal(100, of="value"),
     "tools.200": Goal(0.5, of="value"),
+    "tool.grpc.above": Goal(1.0, of="value"),
     "audit.turns": Goal(0.97, of="ratio", at_most=False),
     "inbox.100.p99": Goal(50, of="value"),
     "inbox.2000.p99": Goal(100, of="value"),

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ from tests.contracts import suite_tools
 from tests.mcp_servers import sdk_http
 from tests.mcp_servers import sources as mcp_servers
 from tests.mcp_servers.suite_server import listed, suite_server
+from tests.tool_servers.served import connected, served
+from tests.tool_servers.suite import offer, suite_service
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.message import ToolRequest
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolSpec
@@ -90,6 +92,7 @@ class SuiteTools:
             started=True,
             source=self.spec(tool).source,
             attempt=1,
+            start_time=datetime.now(UTC),
         )
         self.runner.start(call, timeout=timeout)
         (task,) = (run.outcome for run in self.runner._runs.values() if run.call is call)  # noqa: SLF001
@@ -152,9 +155,26 @@ def _mcp_tools(source: McpTools, offer_changed: Callable[[], None]) -> SuiteTool
     return SuiteTools(toolbox=toolbox, change=change, prefix="suite__")
 
 
+@contextlib.asynccontextmanager
+async def grpc_tools() -> AsyncIterator[SuiteTools]:
+    """A tool server over gRPC, by the Python helper."""
+    stated = b'[[server]]\nname = "suite"\ngrpc = "suite:1"\n[[tool]]\ntool = "suite__*"\nclass = "read_only"\n'
+    server = suite_service(PythonTools(suite_tools.TOOLS))
+    async with served(server) as address, connected(address, name="suite") as source:
+        await source.refresh()
+
+        async def change() -> None:
+            offer(server, PythonTools(suite_tools.CHANGED))
+            await source.refresh()
+
+        toolbox = Toolbox([source], catalogue=parse(Path("catalogue.toml"), stated))
+        yield SuiteTools(toolbox=toolbox, change=change, prefix="suite__")
+
+
 SOURCES: Final[Mapping[str, Source]] = {
     "python": python_tools,
     "mcp-stdio": mcp_stdio_tools,
     "mcp-http": mcp_http_tools,
+    "grpc": grpc_tools,
 }
 """By the kind of source. A further kind is a line here."""

@@ -24,7 +24,13 @@ logger = logging.getLogger(__name__)
 
 def readers() -> Mapping[str, Reader]:
     """Returns the reader of each kind of server that this version has."""
-    return {"mcp": _mcp}
+    return {"mcp": _mcp, "grpc": _over_grpc}
+
+
+def _over_grpc(server: ToolServer) -> ServerSource:
+    from turnkeeper.tools.remote.table import source_of  # noqa: PLC0415 - its libraries only where it is needed
+
+    return source_of(server)
 
 
 class ToolServers:

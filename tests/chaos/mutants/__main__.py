@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import harness
-from tests.chaos.mutants import crowded, decisions, lost_owners, unreplicated
+from tests.chaos.mutants import crowded, decisions, lost_owners, tool_servers, unreplicated
 from tests.chaos.mutants.deposed import read_from_a_deposed_primary
 from tests.chaos.mutants.operators import in_others_sessions
 from tests.chaos.mutants.patches import PATCHES
@@ -56,6 +56,8 @@ SCENES: Mapping[str, Scene] = {
     "edit-keeps-votes": decisions.raced,
     "error-means-auto": decisions.unreadable_condition,
     "snapshot-before-subscription": decisions.asked_while_a_watcher_begins,
+    "not-started-is-no-promise": tool_servers.stopped_before_the_call_left,
+    "unavailable-is-never-left": tool_servers.answer_lost,
 }
 """Each mutant, and where it shows."""
 

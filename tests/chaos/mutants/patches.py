@@ -15,6 +15,7 @@ from pymongo.write_concern import WriteConcern
 from tests.chaos.mutants import commits
 from tests.chaos.mutants.decision_patches import DECISION_PATCHES
 from tests.chaos.mutants.operator_patches import OPERATOR_PATCHES
+from tests.chaos.mutants.tool_patches import TOOL_PATCHES
 from turnkeeper.admission.gate import AdmittedCall, Gate, Kind
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
@@ -360,5 +361,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         session_cache_forgets_the_tenant,
         *OPERATOR_PATCHES,
         *DECISION_PATCHES,
+        *TOOL_PATCHES,
     )
 }

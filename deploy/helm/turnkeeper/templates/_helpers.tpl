@@ -84,6 +84,7 @@ connect-failure,refused-stream,reset,unavailable
 {{- if .Values.audit.secret }}{{ $_ := set $settings "audit_key" "/etc/turnkeeper/audit/key.pem" }}{{ end -}}
 {{- if .Values.agents }}{{ $_ := set $settings "agents" "/etc/turnkeeper/start/agents.toml" }}{{ end -}}
 {{- if .Values.catalogue }}{{ $_ := set $settings "catalogue" "/etc/turnkeeper/start/catalogue.toml" }}{{ end -}}
+{{- if .Values.tools.keys }}{{ $_ := set $settings "jwks_port" 50053 }}{{ end -}}
 {{- if $identity.tls.secret -}}
 {{- $_ := set $settings "tls_certificate" "/etc/turnkeeper/tls/tls.crt" -}}
 {{- $_ := set $settings "tls_key" "/etc/turnkeeper/tls/tls.key" -}}

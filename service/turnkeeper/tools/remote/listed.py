@@ -1,0 +1,85 @@
+"""What a tool server sends, as values of the service: its tools, durations, and times."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from turnkeeper.domain.json_text import object_problem
+from turnkeeper.domain.tool import ToolClass, ToolSpec
+from turnkeeper.pb.tools.v1 import tool_pb2
+from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.naming import full_name
+from turnkeeper.tools.untrusted_schema import schema_problem
+
+MOST_TOOLS: Final = 1_000
+"""Tools of one server that are taken; more are left out."""
+SCHEMA_BYTES: Final = 64 * 1024
+DESCRIPTION_CHARACTERS: Final = 16 * 1024
+CLASS: Final = "class"
+"""The annotation by which a server states the class of a tool; it can only tighten what the catalogue states."""
+_DEFAULT_RETRY: Final = timedelta(seconds=1)
+_LONGEST_RETRY: Final = timedelta(minutes=1)
+
+logger = logging.getLogger(__name__)
+
+
+def described(source: str, response: tool_pb2.ListToolsResponse) -> tuple[Sequence[ToolSpec], Mapping[str, str]]:
+    """Returns the tools, and their names at the server by their full names. Leaves out what cannot be a tool."""
+    specs: dict[str, ToolSpec] = {}
+    foreign: dict[str, str] = {}
+    for tool in response.tools[:MOST_TOOLS]:
+        problem = _problem(tool)
+        name = full_name(source, tool.name)
+        if problem or name in specs:
+            logger.warning("a tool of %s is left out: %s", source, problem or f"two are named {name}")
+            continue
+        foreign[name] = tool.name
+        specs[name] = ToolSpec(
+            name=name,
+            description=tool.description or tool.name,
+            schema_json=json.dumps(json.loads(tool.schema_json), sort_keys=True, separators=(",", ":")),
+            tool_class=_class(tool),
+            source=source,
+        )
+    if len(response.tools) > MOST_TOOLS:
+        logger.warning("%s lists %d tools: only %d are taken", source, len(response.tools), MOST_TOOLS)
+    return tuple(specs.values()), foreign
+
+
+def retry_after_of(running: tool_pb2.Running) -> timedelta:
+    """Returns when to request an answer again: not at once, and within a minute."""
+    if not running.HasField("retry_after"):
+        return _DEFAULT_RETRY
+    seconds = running.retry_after.seconds + running.retry_after.nanos / 1e9
+    return max(timedelta(milliseconds=100), min(timedelta(seconds=min(seconds, 3_600)), _LONGEST_RETRY))
+
+
+def start_time_of(context: ToolContext) -> Timestamp | None:
+    """Returns when the start was stored; None if an older version stored it."""
+    if context.start_time is None:
+        return None
+    time = Timestamp()
+    time.FromDatetime(context.start_time)
+    return time
+
+
+def _problem(tool: tool_pb2.Tool) -> str:
+    """Returns why this cannot be a tool; empty if it can."""
+    if len(tool.schema_json.encode(errors="replace")) > SCHEMA_BYTES:
+        return f"its schema has more than {SCHEMA_BYTES} bytes"
+    if len(tool.description) > DESCRIPTION_CHARACTERS:
+        return f"its description has more than {DESCRIPTION_CHARACTERS} characters"
+    if problem := object_problem(tool.schema_json) or schema_problem(tool.schema_json):
+        return f"its schema: {problem}"
+    return ""
+
+
+def _class(tool: tool_pb2.Tool) -> ToolClass:
+    """Returns the class that the server states; without one the least strict, which the catalogue tightens."""
+    stated = dict(tool.annotations).get(CLASS, "read_only")
+    classes = {one.value.lower(): one for one in ToolClass}
+    return classes.get(stated, ToolClass.IRREVERSIBLE) if isinstance(stated, str) else ToolClass.IRREVERSIBLE

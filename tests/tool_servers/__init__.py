@@ -1,0 +1,1 @@
+"""Tool servers that tests start: the helpers' samples, and broken ones."""
