@@ -241,6 +241,16 @@ async def test_a_queue_without_an_active_turn_goes_on(store: Store) -> None:
     assert await store.requeue_lapsed() == 0
 
 
+async def test_a_sweep_without_rescues_requeues_lapsed_leases_alone(store: Store) -> None:
+    stranded, lapsed = await begin(store), await begin(store)
+    await committed(store.commit(a_changeset(await head_of(store, stranded), head=HeadChange(queue=("first",)))))
+    await run_turn(store, lapsed, lease=SHORT)
+    await lapse(store, lapsed)
+    assert await store.requeue_lapsed(rescues=False) == 1
+    assert (await head_of(store, stranded)).queue == ("first",)
+    assert await store.requeue_lapsed() == 1
+
+
 @pytest.mark.parametrize("state", [TurnState.AWAITING_APPROVAL, TurnState.AWAITING_OUTCOME])
 async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, state: TurnState) -> None:
     key = await begin(store)

@@ -106,11 +106,11 @@ class Leases(Part):
         await self._enter("cancelled_among")
         return [key.session_id for key in owned if not self._is_undisturbed(self._database.sessions.get(key))]
 
-    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None) -> int:
+    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None, rescues: bool = True) -> int:
         await self._enter("requeue_lapsed")
         now = self._database.now()
         lapsed_by = now if lapsed_by is None else min(now, lapsed_by)
-        return sum(self._requeue(stored, lapsed_by) for stored in self._database.sessions.values())
+        return sum(self._requeue(stored, lapsed_by, rescues=rescues) for stored in self._database.sessions.values())
 
     async def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
         await self._enter("lapsed_approvals")
@@ -189,7 +189,7 @@ class Leases(Part):
             and not stored.suspended
         )
 
-    def _requeue(self, stored: StoredSession, lapsed_by: datetime) -> bool:
+    def _requeue(self, stored: StoredSession, lapsed_by: datetime, *, rescues: bool) -> bool:
         """Makes the session's turn claimable if no owner will run it otherwise. Returns True if it did."""
         now, wake_at, lapses = self._database.now(), self._database.now(), stored.lapses
         active_turn, queue = stored.active_turn, stored.queue
@@ -197,6 +197,8 @@ class Leases(Part):
             wake_at = now + min(timedelta(seconds=15), timedelta(seconds=0.5) * (2**lapses - 1))
             lapses += 1
             self._judge_lost_owners(stored, stored.lease_until)
+        elif not rescues:
+            return False
         elif not active_turn and queue:
             active_turn, queue, lapses = queue[0], queue[1:], 0
         elif not self._is_idle(stored):

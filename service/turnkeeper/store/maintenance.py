@@ -31,13 +31,14 @@ class UnclaimedTurns(NamedTuple):
 class Maintenance(Protocol):
     """What the sweeper needs, over all tenants."""
 
-    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None) -> int:
+    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None, rescues: bool = True) -> int:
         """Makes turns claimable that no owner will run otherwise. Returns how many.
 
         With `lapsed_by`, only leases that had lapsed at that time of the database count as lapsed, and only replicas
         that were silent then as silent.
 
-        First aborts the open transactions of silent replicas. Then makes claimable:
+        First aborts the open transactions of silent replicas. Then makes claimable (without `rescues`, the first kind
+        alone: no changeset leaves turns of the others behind):
 
         - active turns whose lease lapsed; this counts a lapse (`Head.lapses`). The owner counts as lost
           (`Claim.lost_owners`) if it wrote under its fence, and its process's heartbeat stopped: at most one lease

@@ -9,8 +9,11 @@ from turnkeeper.faults import fault
 from turnkeeper.store.maintenance import Maintenance
 from turnkeeper.telemetry.metrics import Metrics
 
-SWEEPS_A_COUNT = 5
-"""One sweep in SWEEPS_A_COUNT also counts for the metrics, because counting reads all sessions and approvals."""
+SWEEPS_A_RESCUE = 5
+"""One sweep in SWEEPS_A_RESCUE also looks for turns that nothing else would start, and counts for the metrics.
+
+No changeset leaves such turns behind, and counting reads all sessions and approvals.
+"""
 
 
 class Sweeper:
@@ -37,10 +40,10 @@ class Sweeper:
         """Sweeps at each interval until it is cancelled."""
         await every(self._interval, self._sweep_and_count, failure="lapsed leases not swept")
 
-    async def sweep(self) -> None:
-        """Requeues once."""
+    async def sweep(self, *, rescues: bool = True) -> None:
+        """Requeues once; see `Maintenance.requeue_lapsed`."""
         fault("sweep.before_requeue")
-        if await self._store.requeue_lapsed(lapsed_by=self._lapsed_by()):
+        if await self._store.requeue_lapsed(lapsed_by=self._lapsed_by(), rescues=rescues):
             self._notify_worker()
 
     async def count(self) -> None:
@@ -51,8 +54,8 @@ class Sweeper:
         self._metrics.set_active_sessions(await self._store.active_sessions())
 
     async def _sweep_and_count(self) -> None:
-        """Sweeps, and counts at one sweep in SWEEPS_A_COUNT."""
-        number = next(self._sweeps)
-        await self.sweep()
-        if not number % SWEEPS_A_COUNT:
+        """Sweeps; rescues and counts at one sweep in SWEEPS_A_RESCUE, the first one among them."""
+        is_rescue = not next(self._sweeps) % SWEEPS_A_RESCUE
+        await self.sweep(rescues=is_rescue)
+        if is_rescue:
             await self.count()

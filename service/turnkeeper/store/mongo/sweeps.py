@@ -53,10 +53,11 @@ class Sweeps:
     _shares: Shares
     _looked_at: Document | None = None
 
-    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None) -> int:
+    async def requeue_lapsed(self, *, lapsed_by: datetime | None = None, rescues: bool = True) -> int:
         with self._connection.call("requeue_lapsed"):
             await self._orphans.end_silent(lapsed_by)
-            return await self._lapsed(lapsed_by) + await self._stranded() + await self._idle()
+            count = await self._lapsed(lapsed_by)
+            return count + await self._stranded() + await self._idle() if rescues else count
 
     async def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
         def lapsed(ago: timedelta) -> Document:
