@@ -19,7 +19,7 @@ from tests.processes import alive, children
 from tests.pseudo_terminal import CTRL_C, PseudoTerminal, terminal
 from turnkeeper_client import Client, Session
 from turnkeeper_client.pb.v1.approval_pb2 import Approval
-from turnkeeper_client.pb.v1.chat_pb2 import TURN_STATE_AWAITING_APPROVAL, Turn
+from turnkeeper_client.pb.v1.chat_pb2 import TURN_STATE_AWAITING_APPROVAL, TURN_STATE_COMPLETED, Turn
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(150)]
 BIN = Path(sys.executable).parent
@@ -79,12 +79,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dev")
     (folder / "desk.py").write_text(TOOLS)
     (folder / "desk.toml").write_text(AGENTS)
+    (folder / "tools.toml").write_text("")
     return folder
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def dev(folder: Path, port: int) -> AsyncIterator[PseudoTerminal]:
-    flags = ("--port", str(port), "--agents", "desk.toml", "--tools", "desk.py")
+    flags = ("--port", str(port), "--agents", "desk.toml", "--tools", "desk.py", "--catalogue", "tools.toml")
     async with terminal([*DEV, *flags], env=environment(folder), cwd=folder) as screen:
         await screen.until("turnkeeper sessions", timeout=100)
         yield screen
@@ -243,6 +244,20 @@ async def test_a_changed_agents_file_counts_for_new_sessions(dev: PseudoTerminal
     assert [agent.name async for agent in client.agents.list()] == ["day", "desk", "desk-of-the-second-floor", "night"]
     assert (await client.sessions.create("day")).id
     assert (await old.send("refund A-17 7")).pending
+
+
+async def test_a_changed_catalogue_counts_for_the_next_call(dev: PseudoTerminal, client: Client, folder: Path) -> None:
+    session = await client.sessions.create("night")
+    first = await session.send("find_order A-17")
+    assert first.state == TURN_STATE_COMPLETED
+    (folder / "tools.toml").write_text('[[tool]]\ntool = "find_order"\nclas = "idempotent"\n')
+    await dev.until("tools.toml:3: tool.0.clas: there is no such key; did you mean class?")
+    (folder / "tools.toml").write_text('[[tool]]\ntool = "find_order"\nclass = "idempotent"\n')
+    await dev.until("tools.toml reloaded: the next call runs the new tools")
+    turn, _ = await waiting(client, session, "find_order A-17")
+    await session.cancel(turn.turn_id)
+    (folder / "tools.toml").write_text("")
+    await dev.until(lambda text: text.count("tools.toml reloaded") == 2)
 
 
 async def test_ctrl_c_ends_all_of_it_at_once_and_the_next_run_goes_on(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +16,7 @@ from tests import harness
 from tests.e2e.support.environment import check_pairs, until_event
 from tests.test_tools import ToolControl
 from turnkeeper.model.scripted import ScriptedModel
-from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.pb.v1 import chat_pb2, event_pb2
 
 SCRIPT = r"""
 [[reply]]
@@ -37,6 +38,11 @@ tool_calls = [{ name = "look", arguments = {} }]
 match = '^add'
 after_tools = 0
 tool_calls = [{ name = "add", arguments = { a = 1, b = 2 } }]
+
+[[reply]]
+match = '^time'
+after_tools = 0
+tool_calls = [{ name = "time__get_current_time", arguments = { timezone = "UTC" } }]
 
 [[reply]]
 text = "As you say."
@@ -69,6 +75,25 @@ CHANGES: Final[Mapping[str, dict[str, str]]] = {
         "agents": "[[agent]]\nname = 'x'",
     },
 }
+
+
+SERVER: Final = """
+[[server]]
+name = "time"
+mcp = "stdio"
+command = [{command}]
+
+[[tool]]
+tool = "time__*"
+class = "read_only"
+"""
+TIME: Final = SERVER.format(command=f'"{Path(sys.executable).with_name("mcp-server-time")}", "--local-timezone", "UTC"')
+ASKS_TIME: Final = """
+[[agent]]
+name = "clerk"
+tools = ["time__*"]
+policy = [{ tool = "*", action = "approve" }]
+"""
 
 
 @dataclass(slots=True)
@@ -152,3 +177,21 @@ async def test_an_approval_of_a_call_whose_tool_is_gone_starts_nothing(house: Ho
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         await completes(stubs, session, if_busy=chat_pb2.IF_BUSY_ENQUEUE)
     assert not house.tool_control.effects("asked")
+
+
+@pytest.mark.parametrize("catalogue", [TIME, SERVER.format(command='"false"'), ""], ids=["still there", "down", "gone"])
+async def test_the_next_message_works_though_a_tools_server_is_lost(house: House, catalogue: str) -> None:
+    async with house.open(agents=ASKS_TIME, catalogue=TIME) as stubs:
+        session = await harness.create_test_session(stubs, agent="clerk")
+        turn = await harness.send_message_to_session(stubs, session, "time", wait=0)
+        approval = await harness.wait_for_approval(stubs, session)
+    async with house.open(agents=ASKS_TIME, catalogue=catalogue) as stubs:
+        await harness.decide(stubs, approval)
+        ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
+        assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+        events = await harness.all_events(stubs, session)
+        (returned,) = (event.tool_returned for event in events if event.HasField("tool_returned"))
+        is_there = catalogue == TIME
+        assert returned.outcome == (event_pb2.TOOL_OUTCOME_OK if is_there else event_pb2.TOOL_OUTCOME_NOT_FOUND)
+        assert returned.trusted is not is_there, "what the server wrote is not trusted; what the service wrote is"
+        await completes(stubs, session, if_busy=chat_pb2.IF_BUSY_ENQUEUE)

@@ -1,6 +1,7 @@
 """What `turnkeeper doctor` finds about tool servers, and how `turnkeeper tools` shows their tools."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def test_a_list_that_is_another_one_each_time_is_a_fault(server: LocalServer) ->
 
 
 def test_a_mapped_name_is_shown_beside_the_servers_own() -> None:
-    views = [tool_view(spec, ()) for spec in (SPEC, replace(SPEC, name="files__stat", foreign_name=""))]
+    plain_spec = replace(SPEC, name="files__stat", foreign_name="", timeout=timedelta(seconds=5))
+    views = [tool_view(spec, ()) for spec in (SPEC, plain_spec)]
     mapped, plain = (agent_pb2.AgentTool.FromString(view.SerializeToString()) for view in views)
     assert (mapped.name, source_of(mapped)) == ("files__read_text_cae4f5", "files: read.text")
     assert (plain.name, source_of(plain)) == ("files__stat", "files")
+    assert (mapped.HasField("timeout"), plain.timeout.ToTimedelta()) == (False, timedelta(seconds=5))
