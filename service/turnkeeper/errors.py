@@ -116,7 +116,7 @@ class SessionExpired(FailedPrecondition):
     code = Code.SESSION_EXPIRED
 
 
-class SessionSuspended(FailedPrecondition):
+class SessionIsSuspended(FailedPrecondition):
     """The session is suspended; call ResumeSession first."""
 
     code = Code.SESSION_SUSPENDED
@@ -207,7 +207,7 @@ class ApprovalNotFound(NotFound):
     code = Code.APPROVAL_NOT_FOUND
 
 
-class ApprovalExpired(FailedPrecondition):
+class ApprovalHasExpired(FailedPrecondition):
     """The approval expired before it was decided; the tool call will not run, and the turn goes on without it."""
 
     code = Code.APPROVAL_EXPIRED

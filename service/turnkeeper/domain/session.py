@@ -13,8 +13,8 @@ from turnkeeper.errors import (
     RequestIdReused,
     SessionAlreadyExists,
     SessionExpired,
+    SessionIsSuspended,
     SessionNotActive,
-    SessionSuspended,
 )
 
 
@@ -126,12 +126,12 @@ class Session:
         return SessionKey(self.tenant, self.id)
 
     def check_takes_messages(self) -> None:
-        """Raises SessionSuspended, SessionExpired or SessionNotActive if it takes no messages."""
+        """Raises SessionIsSuspended, SessionExpired or SessionNotActive if it takes no messages."""
         match self.state:
             case SessionState.CREATED | SessionState.ACTIVE:
                 return
             case SessionState.SUSPENDED:
-                raise SessionSuspended(session_id=self.id)
+                raise SessionIsSuspended(session_id=self.id)
             case SessionState.EXPIRED:
                 raise SessionExpired(session_id=self.id)
             case SessionState.ENDED:

@@ -19,8 +19,14 @@ from turnkeeper.engine.rules.remembered import check_repeat
 from turnkeeper.engine.rules.tool_calls import facts_of
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.errors import AgentConfigError, ApprovalAlreadyProcessed, ApprovalNotFound, InternalError, TurnNotFound
-from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
+from turnkeeper.errors import (
+    AgentConfigError,
+    ApprovalAlreadyProcessed,
+    ApprovalHasExpired,
+    ApprovalNotFound,
+    InternalError,
+    TurnNotFound,
+)
 from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
 from turnkeeper.policy.policies import Policies
@@ -100,7 +106,7 @@ class Approvals:
         Returns the approval, PENDING if more votes are needed; after an edit it is that of the next round. Returns also
         the number of the event that the vote led to.
 
-        Raises as `get`, as `votes.cast` and, for an edit, as `check_edit`. Raises ApprovalExpired if the database's
+        Raises as `get`, as `votes.cast` and, for an edit, as `check_edit`. Raises ApprovalHasExpired if the database's
         clock has passed the approval's `expire_time`, after it has stored the expiry.
         """
         approval = await self.get(tenant, approval_id)
@@ -150,7 +156,7 @@ class Approvals:
         """Gives more time to decide an approval. Repeating it returns the same result, and stores nothing.
 
         Raises as `get`, InvalidRequest for a time that the approval cannot have, PermissionDenied if the person may not
-        decide it, ApprovalAlreadyProcessed if it is no longer PENDING. Raises ApprovalExpired if its time is over,
+        decide it, ApprovalAlreadyProcessed if it is no longer PENDING. Raises ApprovalHasExpired if its time is over,
         after it has stored the expiry.
         """
         approval = await self.get(tenant, approval_id)
@@ -185,7 +191,7 @@ class Approvals:
     async def _repeated(self, approval: Approval, answer: Answer) -> tuple[Approval, int]:
         """Returns the approval that this answer voted on before, and the number of its event.
 
-        Raises ApprovalExpired if the approval has expired, ApprovalAlreadyProcessed if it was decided otherwise.
+        Raises ApprovalHasExpired if the approval has expired, ApprovalAlreadyProcessed if it was decided otherwise.
         """
         if approval.state is ApprovalState.EXPIRED:
             raise _expired(approval)
@@ -200,7 +206,7 @@ class Approvals:
 
 
 def _check_pending(approval: Approval) -> None:
-    """Raises ApprovalExpired or ApprovalAlreadyProcessed unless the approval is PENDING."""
+    """Raises ApprovalHasExpired or ApprovalAlreadyProcessed unless the approval is PENDING."""
     if approval.state is ApprovalState.EXPIRED:
         raise _expired(approval)
     if approval.state is not ApprovalState.PENDING:

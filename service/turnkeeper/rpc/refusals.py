@@ -15,7 +15,7 @@ from turnkeeper.errors import (
     EtagMismatch,
     NotFound,
     SessionError,
-    SessionSuspended,
+    SessionIsSuspended,
     ToolCallNotPending,
     ToolOutcomeUnknown,
     TurnInProgress,
@@ -27,7 +27,7 @@ from turnkeeper.store.contract import Consistent
 REST_ON_READING = (
     NotFound,
     AlreadyExists,
-    SessionSuspended,
+    SessionIsSuspended,
     TurnInProgress,
     EtagMismatch,
     TurnNotRetryable,

@@ -16,8 +16,8 @@ from turnkeeper.errors import (
     ServiceUnavailable,
     SessionError,
     SessionExpired,
+    SessionIsSuspended,
     SessionNotActive,
-    SessionSuspended,
 )
 
 PLACE = a_session_key(session_id="session")
@@ -75,7 +75,7 @@ def test_what_was_closed_cannot_be_decided(state: ApprovalState) -> None:
     [
         (SessionState.CREATED, None),
         (SessionState.ACTIVE, None),
-        (SessionState.SUSPENDED, SessionSuspended),
+        (SessionState.SUSPENDED, SessionIsSuspended),
         (SessionState.EXPIRED, SessionExpired),
         (SessionState.ENDED, SessionNotActive),
     ],

@@ -15,8 +15,7 @@ from turnkeeper.domain.approval_events import ApprovalExpired, ApprovalExpiring,
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.replica import expirer
 from turnkeeper.engine.rules.approval_times import Extension
-from turnkeeper.errors import ApprovalAlreadyProcessed, InvalidRequest
-from turnkeeper.errors import ApprovalExpired as HasExpired
+from turnkeeper.errors import ApprovalAlreadyProcessed, ApprovalHasExpired, InvalidRequest
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 
@@ -127,7 +126,7 @@ async def test_an_approval_whose_time_is_over_expires_instead() -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     key, (approval,) = await waiting_turn(scene.store, {"expire_time": now - SECOND, "ttl": HOUR})
     for _ in range(2):
-        with pytest.raises(HasExpired):
+        with pytest.raises(ApprovalHasExpired):
             await scene.approvals.extend(approval.id, extension_to(2 * HOUR), tenant=key.tenant)
     assert len(payloads(scene, key, ApprovalExpired)) == 1
     assert not payloads(scene, key, ApprovalExtended)

@@ -13,7 +13,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnOptions, TurnState
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import NewMessage, RetryRequest
-from turnkeeper.errors import ApprovalExpired, RequestIdReused, SessionError, TurnInProgress
+from turnkeeper.errors import ApprovalHasExpired, RequestIdReused, SessionError, TurnInProgress
 from turnkeeper.store.changeset import RequestKey, RequestRecord
 
 
@@ -112,7 +112,7 @@ class Callers:
     async def _decide(self, replica: Replica, key: SessionKey, approval_id: str, answer: Answer) -> None:
         try:
             approval, sequence = await replica.approvals.decide(approval_id, answer, tenant=key.tenant)
-        except ApprovalExpired:
+        except ApprovalHasExpired:
             self._check_decided(approval_id, ApprovalState.EXPIRED)
         except SessionError:
             pass
