@@ -317,14 +317,24 @@ async def wait_for_approval(stubs: Stubs, session_id: str, *, timeout: float = 1
         try:
             async for response in watch:
                 for event in response.events:
-                    fetched = await stubs.approvals.GetApproval(
-                        approval_pb2.GetApprovalRequest(approval_id=event.approval_requested.approval_id)
-                    )
-                    if fetched.approval.state == approval_pb2.APPROVAL_STATE_PENDING:
-                        return fetched.approval
+                    approval = await get_approval(stubs, event.approval_requested.approval_id)
+                    if approval.state == approval_pb2.APPROVAL_STATE_PENDING:
+                        return approval
         finally:
             watch.cancel()
     raise AssertionError("the stream ended without a pending approval")
+
+
+async def get_approval(stubs: Stubs, approval_id: str) -> approval_pb2.Approval:
+    """Returns the approval as it is now."""
+    request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
+    return (await stubs.approvals.GetApproval(request)).approval
+
+
+async def retry(stubs: Stubs, session_id: str, turn_id: str) -> chat_pb2.RetryTurnResponse:
+    """Retries a turn, with a request id of its own."""
+    request = chat_pb2.RetryTurnRequest(session_id=session_id, turn_id=turn_id, request_id=new_request_id())
+    return await stubs.chat.RetryTurn(request)
 
 
 async def answer(

@@ -105,8 +105,7 @@ class TestApprovalFlow:
         (approval,) = await pending_of(env, session)
         assert approval.arguments_json == '{"label":"p\u0430ypal\\u00a0now"}'
         assert list(approval.mixed_script_words) == ["p\u0430ypal"]
-        shown = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval.approval_id))
-        assert shown.approval == approval
+        assert await harness.get_approval(env.stubs, approval.approval_id) == approval
         decided = await harness.answer(
             env.stubs,
             approval,

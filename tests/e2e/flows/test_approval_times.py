@@ -26,8 +26,7 @@ text = "Done."
 async def request_approval(env: Environment) -> approval_pb2.Approval:
     session = await harness.create_test_session(env.stubs, agent="asker")
     turn = await harness.send_message_to_session(env.stubs, session, "ask")
-    request = approval_pb2.GetApprovalRequest(approval_id=turn.pending[0].approval_id)
-    return (await env.stubs.approvals.GetApproval(request)).approval
+    return await harness.get_approval(env.stubs, turn.pending[0].approval_id)
 
 
 async def extend(env: Environment, approval: approval_pb2.Approval, ttl: Duration) -> approval_pb2.Approval:
@@ -63,8 +62,7 @@ async def test_time_that_is_added_in_a_suspension_counts_after_it(env: Environme
     longer = await extend(env, approval, approval.longest_ttl)
     assert not longer.HasField("expire_time")
     await env.stubs.sessions.ResumeSession(session_pb2.ResumeSessionRequest(session_id=approval.session_id))
-    request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
-    resumed = (await env.stubs.approvals.GetApproval(request)).approval
+    resumed = await harness.get_approval(env.stubs, approval.approval_id)
     assert resumed.expire_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC) > 1.9 * approval.ttl.ToTimedelta()
 
 

@@ -59,11 +59,7 @@ async def pending(env: Environment, text: str, *, session: str = "") -> approval
     session = session or await harness.create_test_session(env.stubs, agent="rememberer")
     turn = await harness.send_message_to_session(env.stubs, session, text)
     assert turn.state == WAITS, turn
-    return await approval_of(env, turn.pending[0].approval_id)
-
-
-async def approval_of(env: Environment, approval_id: str) -> approval_pb2.Approval:
-    return (await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval_id))).approval
+    return await harness.get_approval(env.stubs, turn.pending[0].approval_id)
 
 
 async def remember(
@@ -114,7 +110,7 @@ class TestUsed:
         _, second = await approvals_of(env, first.session_id)
         assert (second.state, second.decision) == (approval_pb2.APPROVAL_STATE_APPROVED, APPROVE)
         assert (second.remembered_from, second.turn_id) == (first.approval_id, turn.turn_id)
-        assert second.decided_by == (await approval_of(env, first.approval_id)).decided_by
+        assert second.decided_by == (await harness.get_approval(env.stubs, first.approval_id)).decided_by
         assert len(env.tool_control.effects("same")) == 2
         events = [
             event for event in await harness.all_events(env.stubs, first.session_id) if event.turn_id == turn.turn_id
@@ -208,7 +204,7 @@ class TestBound:
         await harness.decide(env.stubs, lost)
         turn = await harness.wait_for_turn(env.stubs, first.session_id, lost.turn_id)
         assert turn.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME
-        question = await approval_of(env, turn.pending[0].approval_id)
+        question = await harness.get_approval(env.stubs, turn.pending[0].approval_id)
         with refused("INVALID_REQUEST"):
             await remember(env, question, decision=event_pb2.APPROVAL_DECISION_GIVE_UP)
         await harness.answer(env.stubs, question, event_pb2.APPROVAL_DECISION_GIVE_UP)
@@ -238,7 +234,8 @@ class TestRefused:
             await remember(env, approval, **fields)
         assert refusal.details.fields == ("remember",)
         assert problem in refusal.details.message
-        assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_PENDING
+        approval = await harness.get_approval(env.stubs, approval.approval_id)
+        assert approval.state == approval_pb2.APPROVAL_STATE_PENDING
         assert await listed(env, approval.session_id) == []
 
     async def test_by_a_rule_that_forbids_it(self, env: Environment) -> None:

@@ -50,8 +50,7 @@ async def test_by_tool_never_for_untrusted_calls(
         async def approval_of(text: str) -> approval_pb2.Approval:
             turn = await harness.send_message_to_session(stubs, session, text)
             assert turn.state == WAITS
-            request = approval_pb2.GetApprovalRequest(approval_id=turn.pending[0].approval_id)
-            return (await stubs.approvals.GetApproval(request)).approval
+            return await harness.get_approval(stubs, turn.pending[0].approval_id)
 
         first = await approval_of("read news")
         await harness.answer(stubs, first, APPROVE, remember=TOOL, remember_for=HOUR)

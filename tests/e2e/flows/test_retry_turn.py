@@ -64,11 +64,6 @@ usage = { input_tokens = 10, output_tokens = 1 }
 """
 
 
-async def retry(stubs: harness.Stubs, session: str, turn_id: str) -> chat_pb2.RetryTurnResponse:
-    request = chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn_id, request_id=harness.new_request_id())
-    return await stubs.chat.RetryTurn(request)
-
-
 async def failed(env: Environment, message: str, *, agent: str = "talker") -> tuple[str, chat_pb2.Turn]:
     """Creates a session whose last turn failed."""
     session = await harness.create_test_session(env.stubs, agent=agent)
@@ -81,7 +76,7 @@ async def failed(env: Environment, message: str, *, agent: str = "talker") -> tu
 class TestRetryTurn:
     async def test_a_failed_turn_goes_on_in_place(self, env: Environment) -> None:
         session, turn = await failed(env, "flaky one")
-        response = await retry(env.stubs, session, turn.turn_id)
+        response = await harness.retry(env.stubs, session, turn.turn_id)
         assert response.turn.turn_id == turn.turn_id
         assert response.turn.attempt > turn.attempt
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
@@ -94,7 +89,7 @@ class TestRetryTurn:
 
     async def test_it_goes_on_after_the_last_committed_step(self, env: Environment) -> None:
         session, turn = await failed(env, "half done", agent="worker")
-        await retry(env.stubs, session, turn.turn_id)
+        await harness.retry(env.stubs, session, turn.turn_id)
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         assert len(env.tool_control.effects("done")) == 1, "the tool that had run does not run again"
@@ -103,7 +98,7 @@ class TestRetryTurn:
     async def test_it_may_fail_again_and_be_retried_again(self, env: Environment) -> None:
         session, turn = await failed(env, "broken")
         for _ in range(2):
-            await retry(env.stubs, session, turn.turn_id)
+            await harness.retry(env.stubs, session, turn.turn_id)
             ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
             assert ended.state == chat_pb2.TURN_STATE_FAILED
         kinds = harness.kinds(await harness.all_events(env.stubs, session))
@@ -114,7 +109,7 @@ class TestRetryTurn:
         turn = await harness.send_message_to_session(env.stubs, session, "stall once", wait=0)
         await until_event(env.stubs, session, "content_delta")
         await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
-        await retry(env.stubs, session, turn.turn_id)
+        await harness.retry(env.stubs, session, turn.turn_id)
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert harness.answer_of(ended) == "You said: stall once"
 
@@ -126,13 +121,13 @@ class TestRetryTurn:
         )
         for turn in (queued, first):
             await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
-        await retry(env.stubs, session, queued.turn_id)
+        await harness.retry(env.stubs, session, queued.turn_id)
         ended = await harness.wait_for_turn(env.stubs, session, queued.turn_id)
         assert harness.answer_of(ended) == "You said: out of the queue"
 
     async def test_what_a_retried_turn_used_is_counted_once(self, env: Environment) -> None:
         session, turn = await failed(env, "half counted", agent="worker")
-        await retry(env.stubs, session, turn.turn_id)
+        await harness.retry(env.stubs, session, turn.turn_id)
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         response = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
         assert response.session.usage == ended.usage
@@ -145,7 +140,7 @@ class TestRetryTurn:
             await harness.send_message_to_session(env.stubs, session, "flaky two", request_id=request_id)
         with refused("AGENT_CONFIG_ERROR"):
             await harness.send_message_to_session(env.stubs, session, "flaky two", request_id=request_id)
-        await retry(env.stubs, session, refusal.details.detail.turn_id)
+        await harness.retry(env.stubs, session, refusal.details.detail.turn_id)
         turn = await harness.send_message_to_session(env.stubs, session, "flaky two", request_id=request_id)
         assert harness.answer_of(turn) == "You said: flaky two"
 
@@ -155,33 +150,33 @@ class TestRefusedRetries:
         session, turn = await failed(env, "broken early")
         await harness.send_message_to_session(env.stubs, session, "something else")
         with refused("TURN_NOT_RETRYABLE") as refusal:
-            await retry(env.stubs, session, turn.turn_id)
+            await harness.retry(env.stubs, session, turn.turn_id)
         assert refusal.details.status == grpc.StatusCode.FAILED_PRECONDITION
 
     async def test_a_turn_that_ended_well(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         turn = await harness.send_message_to_session(env.stubs, session, "fine")
         with refused("TURN_NOT_RETRYABLE") as refusal:
-            await retry(env.stubs, session, turn.turn_id)
+            await harness.retry(env.stubs, session, turn.turn_id)
         assert refusal.details.metadata["state"] == "COMPLETED"
 
     async def test_a_turn_that_runs(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         turn = await harness.send_message_to_session(env.stubs, session, "silent still", wait=0)
         with refused("TURN_NOT_RETRYABLE"):
-            await retry(env.stubs, session, turn.turn_id)
+            await harness.retry(env.stubs, session, turn.turn_id)
 
     async def test_a_failed_turn_behind_which_others_wait(self, env: Environment) -> None:
         session, turn = await failed(env, "broken before")
         await harness.send_message_to_session(env.stubs, session, "silent now", wait=0)
         with refused("TURN_NOT_RETRYABLE"):
-            await retry(env.stubs, session, turn.turn_id)
+            await harness.retry(env.stubs, session, turn.turn_id)
 
     async def test_a_turn_of_another_session(self, env: Environment) -> None:
         _, turn = await failed(env, "broken there")
         other = await harness.create_test_session(env.stubs, agent="talker")
         with refused("TURN_NOT_FOUND") as refusal:
-            await retry(env.stubs, other, turn.turn_id)
+            await harness.retry(env.stubs, other, turn.turn_id)
         assert refusal.details.status == grpc.StatusCode.NOT_FOUND
 
     async def test_a_turn_that_was_the_last_when_it_was_looked_up(self, env: Environment) -> None:
@@ -198,7 +193,7 @@ class TestRefusedRetries:
         async with env.another(new_store=Interrupted) as stubs:
             meanwhile.append(lambda: harness.send_message_to_session(env.stubs, session, "in between"))
             with refused("TURN_NOT_RETRYABLE") as refusal:
-                await retry(stubs, session, turn.turn_id)
+                await harness.retry(stubs, session, turn.turn_id)
         assert not meanwhile
         assert refusal.details.metadata["state"] == "FAILED"
         assert "turn_retried" not in harness.kinds(await harness.all_events(env.stubs, session))

@@ -82,8 +82,7 @@ async def send_instead(stubs: harness.Stubs, session: str, text: str, **fields: 
 
 
 async def state_of(env: Environment, approval: approval_pb2.Approval) -> approval_pb2.ApprovalState.ValueType:
-    request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
-    return (await env.stubs.approvals.GetApproval(request)).approval.state
+    return (await harness.get_approval(env.stubs, approval.approval_id)).state
 
 
 async def check_refused(env: Environment, session: str, turn: chat_pb2.Turn, **metadata: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests import harness
 from tests.e2e.support.environment import Environment, transcript
-from tests.e2e.support.lost_servers import approval_of, returned
+from tests.e2e.support.lost_servers import returned
 from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
@@ -50,7 +50,7 @@ class TestEdits:
         assert second.arguments_json == '{"label":"edited"}'
         assert second.arguments_hash != first.arguments_hash
         assert second.reason == "Better so."
-        old = await approval_of(env, first.approval_id)
+        old = await harness.get_approval(env.stubs, first.approval_id)
         assert (old.state, old.replaced_by) == (approval_pb2.APPROVAL_STATE_WITHDRAWN, second.approval_id)
         ended = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         assert harness.answer_of(ended) == "Told: edited is done"
@@ -118,7 +118,7 @@ class TestEdits:
         with refused("ARGUMENTS_HASH_MISMATCH"):
             other = approval_pb2.Approval(approval_id=first.approval_id, arguments_hash="0" * 64)
             await harness.answer(env.stubs, other, APPROVE, edited_arguments_json=labelled("x"))
-        assert await approval_of(env, first.approval_id) == first
+        assert await harness.get_approval(env.stubs, first.approval_id) == first
         await harness.decide(env.stubs, first, approve=False)
         await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
 

@@ -72,8 +72,7 @@ async def check_one_winner(env: Environment, turn: chat_pb2.Turn, approval: appr
     await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
     events = await harness.all_events(env.stubs, turn.session_id)
     left = [kind for kind in harness.kinds(events) if kind in LEFT]
-    response = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval.approval_id))
-    state = response.approval.state
+    state = (await harness.get_approval(env.stubs, approval.approval_id)).state
     assert left == [STATES[state]]
     returned = [event.tool_returned for event in events if event.HasField("tool_returned")]
     assert len(returned) == 1

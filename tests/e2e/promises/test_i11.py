@@ -172,9 +172,7 @@ class _Caller:
 
     async def retry(self, session: str) -> None:
         for turn in (await self._turns(session))[:1]:
-            await self.stubs.chat.RetryTurn(
-                chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn.turn_id, request_id=harness.new_request_id())
-            )
+            await harness.retry(self.stubs, session, turn.turn_id)
 
     async def _turns(self, session: str) -> list[chat_pb2.Turn]:
         return list((await self.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))).turns)

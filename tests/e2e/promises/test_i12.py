@@ -11,7 +11,7 @@ import pytest
 from tests import harness
 from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.status_details import refused
-from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, message_pb2
+from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -151,9 +151,9 @@ class TestI12CancelledAtEveryStep:
         approval_id = next(
             event.approval_requested.approval_id for event in events if event.HasField("approval_requested")
         )
-        response = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval_id))
+        approval = await harness.get_approval(env.stubs, approval_id)
         with refused("APPROVAL_ALREADY_PROCESSED"):
-            await harness.decide(env.stubs, response.approval)
+            await harness.decide(env.stubs, approval)
         assert not env.tool_control.effects("unapproved")
 
     async def test_i12_in_the_queue(self, env: Environment) -> None:
@@ -215,9 +215,7 @@ class TestRetryAfterCancelled:
         session = await harness.create_test_session(env.stubs, agent="asker")
         turn = await harness.send_message_to_session(env.stubs, session, "do again")
         await cancel(env.stubs, session, turn.turn_id)
-        await env.stubs.chat.RetryTurn(
-            chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn.turn_id, request_id=harness.new_request_id())
-        )
+        await harness.retry(env.stubs, session, turn.turn_id)
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         assert not env.tool_control.effects("again"), "the model got the cancelled call's result, and answered"

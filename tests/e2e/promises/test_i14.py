@@ -188,8 +188,7 @@ def policy(folder: Path, rule: str) -> Path:
 
 
 async def still_pending(stubs: harness.Stubs, approval: approval_pb2.Approval) -> bool:
-    request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
-    return (await stubs.approvals.GetApproval(request)).approval.state == approval_pb2.APPROVAL_STATE_PENDING
+    return (await harness.get_approval(stubs, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_PENDING
 
 
 async def hash_of(stubs: harness.Stubs, label: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from tests import harness
 from tests.contracts.stores import until
 from tests.e2e.support.environment import Environment
-from tests.e2e.support.lost_servers import approval_of, question, returned
+from tests.e2e.support.lost_servers import question, returned
 from tests.status_details import refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
@@ -68,10 +68,10 @@ async def with_late_result(env: Environment, approval: approval_pb2.Approval) ->
     """Returns the approval once the late result is shown in it."""
 
     async def is_shown() -> bool:
-        return bool((await approval_of(env, approval.approval_id)).late_result_json)
+        return bool((await harness.get_approval(env.stubs, approval.approval_id)).late_result_json)
 
     await until(is_shown)
-    return await approval_of(env, approval.approval_id)
+    return await harness.get_approval(env.stubs, approval.approval_id)
 
 
 async def ended(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
@@ -146,7 +146,7 @@ class TestD3:
 async def test_d3_two_that_time_out_together_show_each_other_and_the_third_has_its_result(env: Environment) -> None:
     turn, _ = await beside(env, "pair")
     waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
-    first, second = [await approval_of(env, item.approval_id) for item in waiting.pending]
+    first, second = [await harness.get_approval(env.stubs, item.approval_id) for item in waiting.pending]
     assert list(first.unknown_tool_call_ids) == [second.tool_call_id]
     assert list(second.unknown_tool_call_ids) == [first.tool_call_id]
     assert [result.outcome for result in await returned(env, turn)] == [OK]
@@ -168,7 +168,7 @@ async def test_d3_a_cancelled_turn_leaves_it_unknown(env: Environment) -> None:
     turn, approval = await timed_out(env, "loop cancelled", "cancelled")
     cancel = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
     assert (await env.stubs.chat.CancelTurn(cancel)).turn.state == chat_pb2.TURN_STATE_CANCELLED
-    assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+    assert (await harness.get_approval(env.stubs, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
     (result,) = await returned(env, turn)
     assert (result.outcome, result.started) == (UNKNOWN, True)
     events = await harness.all_events(env.stubs, turn.session_id)

@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.e2e.support.environment import Environment, transcript
-from tests.e2e.support.lost_servers import Running, approval_of, killed_while_running, question, returned
+from tests.e2e.support.lost_servers import Running, killed_while_running, question, returned
 from tests.e2e.support.server_processes import doomed as doomed_server
 from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
@@ -97,14 +97,6 @@ async def ended(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
     return turn_at_end
 
 
-async def retry(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
-    request_id = harness.new_request_id()
-    response = await env.stubs.chat.RetryTurn(
-        chat_pb2.RetryTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id, request_id=request_id)
-    )
-    return response.turn
-
-
 class TestAnswers:
     async def test_i5_the_approval_of_an_outcome_names_its_call(self, env: Environment, lost: Turns) -> None:
         turn = lost["fire asked"]
@@ -133,7 +125,7 @@ class TestAnswers:
             other = approval_pb2.Approval(approval_id=approval.approval_id, arguments_hash="0" * 64)
             await harness.answer(env.stubs, other, RETRY)
         with refused("TOOL_OUTCOME_UNKNOWN"):
-            await retry(env, turn)
+            await harness.retry(env.stubs, turn.session_id, turn.turn_id)
         waiting = env.stubs.approvals.WaitApproval(approval_pb2.WaitApprovalRequest(approval_id=approval.approval_id))
         await harness.answer(env.stubs, approval, GIVE_UP)
         assert (await waiting).approval.state == approval_pb2.APPROVAL_STATE_REJECTED
@@ -213,7 +205,7 @@ class TestAnswers:
     async def test_i5_two_that_were_lost_together_show_each_other(self, env: Environment, lost: Turns) -> None:
         turn = lost["pair lost"]
         waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
-        approvals = [await approval_of(env, item.approval_id) for item in waiting.pending]
+        approvals = [await harness.get_approval(env.stubs, item.approval_id) for item in waiting.pending]
         first, second = approvals
         assert list(first.unknown_tool_call_ids) == [second.tool_call_id]
         assert list(second.unknown_tool_call_ids) == [first.tool_call_id]
@@ -231,7 +223,8 @@ class TestAnswers:
         while not (await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id, seconds=1)).answer:
             assert len(env.tool_control.effects("expired")) == 1
         assert OUTCOME_UNKNOWN in harness.answer_of(await ended(env, turn))
-        assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_EXPIRED
+        approval = await harness.get_approval(env.stubs, approval.approval_id)
+        assert approval.state == approval_pb2.APPROVAL_STATE_EXPIRED
         assert [(result.outcome, result.started) for result in await returned(env, turn)] == [(UNKNOWN, True)]
         with refused("APPROVAL_EXPIRED"):
             await harness.answer(env.stubs, approval, RETRY)
@@ -261,12 +254,13 @@ class TestEnds:
         approval = await question(env, turn)
         cancel = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
         assert (await env.stubs.chat.CancelTurn(cancel)).turn.state == chat_pb2.TURN_STATE_CANCELLED
-        assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+        approval = await harness.get_approval(env.stubs, approval.approval_id)
+        assert approval.state == approval_pb2.APPROVAL_STATE_WITHDRAWN
         (result,) = await returned(env, turn)
         assert (result.outcome, result.started) == (UNKNOWN, True)
         assert OUTCOME_UNKNOWN in result.result_json
         with refused("TOOL_OUTCOME_UNKNOWN") as refusal:
-            await retry(env, turn)
+            await harness.retry(env.stubs, turn.session_id, turn.turn_id)
         assert "send a new message" in refusal.details.message
         after = await harness.send_message_to_session(env.stubs, turn.session_id, "and now?")
         assert after.state == chat_pb2.TURN_STATE_COMPLETED
@@ -276,7 +270,8 @@ class TestEnds:
         turn = lost["fire ended"]
         approval = await question(env, turn)
         await env.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=turn.session_id))
-        assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+        approval = await harness.get_approval(env.stubs, approval.approval_id)
+        assert approval.state == approval_pb2.APPROVAL_STATE_WITHDRAWN
         assert [(result.outcome, result.started) for result in await returned(env, turn)] == [(UNKNOWN, True)]
 
 

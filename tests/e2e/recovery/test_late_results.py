@@ -16,7 +16,7 @@ from tests import harness
 from tests.checker.compare import check
 from tests.contracts.stores import until
 from tests.e2e.support.environment import Environment
-from tests.e2e.support.lost_servers import approval_of, question, returned
+from tests.e2e.support.lost_servers import question, returned
 from tests.e2e.support.server_processes import doomed as doomed_server
 from tests.e2e.support.server_processes import freeze, thaw
 from tests.status_details import refused
@@ -84,7 +84,7 @@ class TestI5LateResults:
         env.tool_control.release("shown")
         call = await in_ledger(env, turn, lambda call: bool(call["late_outcome"]))
         assert (call["state"], call["late_outcome"], call["late_result_json"]) == ("UNKNOWN", "OK", '"shown is done"')
-        shown = await approval_of(env, approval.approval_id)
+        shown = await harness.get_approval(env.stubs, approval.approval_id)
         assert shown.late_result_json == '"shown is done"'
         with refused("ARGUMENTS_HASH_MISMATCH"):  # who has not read what came must not start it again
             await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_RETRY)
@@ -108,13 +108,13 @@ class TestI5LateResults:
         assert (call["state"], call["outcome"]) == ("RETURNED", "UNKNOWN")
         assert await harness.all_events(env.stubs, turn.session_id) == events
         assert await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id) == ended
-        assert not (await approval_of(env, approval.approval_id)).late_result_json
+        assert not (await harness.get_approval(env.stubs, approval.approval_id)).late_result_json
         assert len(env.tool_control.effects("too-late")) == 1
 
     async def test_i5_a_drain_does_not_wait_for_it_beyond_its_grace(self, env: Environment, owner: Owner) -> None:
         turn, approval = owner.turns["drained"], owner.approvals["drained"]
         await in_ledger(env, turn, lambda call: call["state"] == "UNKNOWN")
         assert await owner.server.terminate() == 0
-        assert not (await approval_of(env, approval.approval_id)).late_result_json
+        assert not (await harness.get_approval(env.stubs, approval.approval_id)).late_result_json
         await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_GIVE_UP)
         await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)

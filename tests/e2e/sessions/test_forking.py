@@ -55,9 +55,7 @@ async def heard_with(env: Environment, session: str, words: str) -> list[str]:
 
 
 async def retry(stubs: Stubs, session: str, turn_id: str) -> chat_pb2.Turn:
-    await stubs.chat.RetryTurn(
-        chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn_id, request_id=harness.new_request_id())
-    )
+    await harness.retry(stubs, session, turn_id)
     return await harness.wait_for_turn(stubs, session, turn_id)
 
 

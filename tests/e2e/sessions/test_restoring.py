@@ -55,9 +55,7 @@ async def messages(env: Environment, session: str) -> list[str]:
 
 
 async def retry(env: Environment, session: str, turn_id: str) -> chat_pb2.Turn:
-    await env.stubs.chat.RetryTurn(
-        chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn_id, request_id=harness.new_request_id())
-    )
+    await harness.retry(env.stubs, session, turn_id)
     return await harness.wait_for_turn(env.stubs, session, turn_id)
 
 

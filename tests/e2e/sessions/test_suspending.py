@@ -158,13 +158,12 @@ async def test_an_approval_does_not_expire_while_its_session_is_suspended(env: E
     await suspend(env.stubs, session)
     await second_after(approval.expire_time)
     await quiet(env, session)
-    request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
-    paused = (await env.stubs.approvals.GetApproval(request)).approval
+    paused = await harness.get_approval(env.stubs, approval.approval_id)
     assert paused.state == approval_pb2.APPROVAL_STATE_PENDING
     assert not paused.HasField("expire_time")
     assert (await log_of(env, session))[-1] == "session_suspended"
     await resume(env.stubs, session)
-    going = (await env.stubs.approvals.GetApproval(request)).approval
+    going = await harness.get_approval(env.stubs, approval.approval_id)
     assert going.expire_time.ToDatetime() - approval.expire_time.ToDatetime() > timedelta(seconds=1)
     await until_event(env.stubs, session, "approval_expired")
     with refused("APPROVAL_EXPIRED"):
@@ -202,8 +201,7 @@ async def test_a_suspended_session_s_turn_can_be_cancelled_and_the_session_ended
     await suspend(env.stubs, session)
     await way(env, session, turn.turn_id)
     assert (await harness.wait_for_turn(env.stubs, session, turn.turn_id)).state == CANCELLED
-    request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
-    withdrawn = (await env.stubs.approvals.GetApproval(request)).approval
+    withdrawn = await harness.get_approval(env.stubs, approval.approval_id)
     assert withdrawn.state == approval_pb2.APPROVAL_STATE_WITHDRAWN
     state = (await get(env, session)).state
     assert state == (SUSPENDED if way is cancel else session_pb2.SESSION_STATE_ENDED)

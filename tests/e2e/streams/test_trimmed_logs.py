@@ -167,9 +167,7 @@ async def test_a_completed_turn_is_not_retried_after_a_restoration_to_the_end_of
     turns = (await env.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))).turns
     for turn in turns:
         with refused("TURN_NOT_RETRYABLE"):
-            await env.stubs.chat.RetryTurn(
-                chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn.turn_id, request_id=harness.new_request_id())
-            )
+            await harness.retry(env.stubs, session, turn.turn_id)
 
 
 async def test_only_checkpoints_that_can_be_restored_are_listed(env: Environment) -> None:

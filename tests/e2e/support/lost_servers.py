@@ -58,17 +58,11 @@ async def question(env: Environment, turn: chat_pb2.Turn) -> approval_pb2.Approv
     """Waits until the turn awaits an outcome. Returns the approval of the call whose outcome is unknown."""
     waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
     assert waiting.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME, waiting
-    approvals = [await approval_of(env, item.approval_id) for item in waiting.pending]
+    approvals = [await harness.get_approval(env.stubs, item.approval_id) for item in waiting.pending]
     outcomes = [approval for approval in approvals if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME]
     assert len(outcomes) == 1
     assert outcomes[0].state == approval_pb2.APPROVAL_STATE_PENDING
     return outcomes[0]
-
-
-async def approval_of(env: Environment, approval_id: str) -> approval_pb2.Approval:
-    """Returns the approval as it is now."""
-    request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
-    return (await env.stubs.approvals.GetApproval(request)).approval
 
 
 async def returned(env: Environment, turn: chat_pb2.Turn) -> list[event_pb2.ToolReturned]:
