@@ -170,9 +170,7 @@ class McpTools:
             text = await call_of(connection.session, tool, arguments, context)
         except ConnectionFailed:
             self._count_failure(connection)
-            if (
-                connection.calls == 1
-            ):  # a new one agrees on a revision, and reads secrets again; it breaks no other call
+            if connection.calls == 1:  # a new one reads secrets again; no other call is on this one
                 connection.close()
             raise
         except OutcomeUnknown:
