@@ -131,7 +131,7 @@ class TestTwoVersions:
         for number in range(4):  # this version goes on with its own
             sent = await harness.send_message_to_session(env.stubs, other, f"meanwhile {number}")
             assert sent.state == COMPLETED
-        await swept(env.mongo_uri, env.database, times=4)
+        await swept(env.mongo_uri, env.database)
         waits = await head_of(env, session)
         assert (waits["fence"], waits["owner"], waits["active_turn"]) == (head["fence"], "", turn.turn_id)
         assert waits["wake_at"] is not None

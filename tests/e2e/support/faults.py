@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 from tests.fail_points import Client, fail_point
+from turnkeeper.engine.replica.sweeper import SWEEPS_A_RESCUE
 
 PATIENCE_MS = 15_000
-FINDS_A_SWEEP = 3
-"""Of heads whose lease has lapsed, whose queue has no turn in front, or whose turn nothing wakes."""
+FINDS = SWEEPS_A_RESCUE + 2
+"""Reads of heads in a round of sweeps: leases that lapsed in each; queues and turns that nothing wakes in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,9 @@ async def not_answered(mongo_uri: str, *commands: str, collection: str = "") -> 
         yield
 
 
-async def swept(mongo_uri: str, database: str, *, times: int = 2) -> None:
-    """Waits until the servers have looked for turns to claim so often, and have then swept so often."""
-    looks = {"aggregate": times, "find": times * FINDS_A_SWEEP + 1}
-    for command, count in looks.items():
+async def swept(mongo_uri: str, database: str) -> None:
+    """Waits until the servers have looked for turns to claim, and then for all that a sweep may requeue."""
+    for command, count in {"aggregate": 2, "find": FINDS + 1}.items():
         where = {"namespace": f"{database}.heads", "blockConnection": True, "blockTimeMS": 1}
         async with _fail_point(mongo_uri, command, times=0, **where) as looking:
             await looking.entered(count)
