@@ -168,10 +168,11 @@ async def test_a_call_of_a_tool_that_is_another_one_by_now_does_not_start(tmp_pa
     tool = {"name": "echo", "description": "before", "inputSchema": {"type": "object"}}
     tools.write_text(json.dumps([tool]))
     table = program("suite", sys.executable, "-I", "-S", str(SUITE), str(tmp_path))
+    others = children(os.getpid())
     async with running(replace(table, idle=timedelta(milliseconds=50))) as source:
         await source.refresh()
         assert await source.call("suite__echo", {"text": "a"}, a_context()) == '"a"'
-        await until(lambda: not children(os.getpid()))  # idle: what was decided on may be another tool by now
+        await until(lambda: set(children(os.getpid())) <= set(others))  # idle: the tool may be another one by now
         tools.write_text(json.dumps([{**tool, "description": "after"}]))
         with pytest.raises(NotStarted, match="The tool has changed since this call was decided on"):
             await source.call("suite__echo", {"text": "a"}, a_context())
