@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -120,6 +121,22 @@ async def test_a_file_of_tools(doctor: Doctor, tmp_path: Path) -> None:
     part, sentence = await doctor.only_fault("--tools", str(file))
     assert part == "agents"
     assert f"{file}:1" in sentence
+
+
+async def test_the_tool_servers_of_a_catalogue(doctor: Doctor, tmp_path: Path) -> None:
+    file = tmp_path / "catalogue.toml"
+    command = f'"{Path(sys.executable).with_name("mcp-server-time")}", "--local-timezone", "UTC"'
+    table = '[[server]]\nname = "{name}"\nmcp = "stdio"\ncommand = [{command}]\n'
+    file.write_text(table.format(name="time", command=command))
+    assert await doctor("--catalogue", str(file)) == (0, {})
+    file.write_text(table.format(name="time", command=command) + table.format(name="lost", command='"false"'))
+    part, sentence = await doctor.only_fault("--catalogue", str(file))
+    assert part == "tools"
+    assert sentence.startswith("the server lost does not answer: ")
+    file.write_text('[[tool]]\ntool = "add"\nclas = "forbidden"\n')
+    part, sentence = await doctor.only_fault("--catalogue", str(file))
+    assert (part, doctor.unchecked) == ("agents", ["tools", "model"])
+    assert sentence == f"{file}:3: tool.0.clas: there is no such key; did you mean class?"
 
 
 async def test_a_port(doctor: Doctor) -> None:
