@@ -2,15 +2,17 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def calls_of(work: Callable[[], T]) -> tuple[T, Counter[str]]:
-    """Returns what `work` returns, and how often it called each function, by its qualified name."""
+@contextmanager
+def counting_calls() -> Iterator[Counter[str]]:
+    """Yields how often each function is called in this thread inside the block, by its qualified name."""
     counts = Counter[str]()
 
     def count(frame: FrameType, event: str, _arg: object) -> None:
@@ -19,7 +21,13 @@ def calls_of(work: Callable[[], T]) -> tuple[T, Counter[str]]:
 
     sys.setprofile(count)
     try:
-        result = work()
+        yield counts
     finally:
         sys.setprofile(None)
+
+
+def calls_of(work: Callable[[], T]) -> tuple[T, Counter[str]]:
+    """Returns what `work` returns, and how often it called each function, by its qualified name."""
+    with counting_calls() as counts:
+        result = work()
     return result, counts

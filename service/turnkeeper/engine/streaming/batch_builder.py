@@ -89,7 +89,7 @@ class BatchBuilder:
         self, batch: Batch, page: Sequence[StoredEvent], session_id: str, feed: Feed, event_filter: EventFilter
     ) -> bool:
         """Adds the events that the watcher wants. Returns False if not all of them fit."""
-        sequence, history = batch.position.sequence, batch.position.history
+        last: StoredEvent | None = None
         wants_text = event_filter.previews and batch.position.live
         wants_all = not (event_filter.kinds or event_filter.turn_id)
         for event in page:
@@ -102,11 +102,11 @@ class BatchBuilder:
                 batch.kinds |= {kind}
             if feed.preview is not None:
                 feed.apply_to_preview(event)
-            sequence, history = event.sequence, history_of(event.changeset_id)
+            last = event
             if batch.position.message_id and _settles(event, batch.position, event_filter, message_id=message_id):
-                batch.position = StreamPosition(sequence=sequence, history=history, live=batch.position.live)
-        if batch.position.sequence != sequence:
-            batch.position = batch.position._replace(sequence=sequence, history=history)
+                batch.position = StreamPosition(live=batch.position.live)
+        if last is not None:
+            batch.position = batch.position._replace(sequence=last.sequence, history=history_of(last.changeset_id))
         return not batch.full
 
     def _add_rest(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> str | None:

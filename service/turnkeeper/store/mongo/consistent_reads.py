@@ -71,6 +71,11 @@ class InSession:
         """Aggregates in the session."""
         return self._collection.aggregate(*args, session=self._session, **kwargs)
 
+    async def list_of(self, match: Document, fields: Document, *, by: str, limit: int) -> Sequence[Document]:
+        """Returns the first `limit` documents in this order. Motor's cursor would take each document by itself."""
+        find = partial(self._collection.delegate.find, match, fields, session=self._session.delegate)
+        return await self._connection.read_in_thread(lambda: find().sort(by).limit(limit).batch_size(limit).to_list())
+
     async def first_of(self, pipeline: Sequence[Document]) -> Document | None:
         """Returns the first document of an aggregation, or None.
 

@@ -21,7 +21,7 @@ from turnkeeper.store.mongo.client import Collection as Documents
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.consistent_reads import Read
 from turnkeeper.store.mongo.documents import decode
-from turnkeeper.store.mongo.events import event_of
+from turnkeeper.store.mongo.events import events_of
 from turnkeeper.store.mongo.measured_reads import MeasuredReads
 from turnkeeper.store.mongo.shared_reads import SharedReads
 from turnkeeper.store.mongo.transactions.outcomes import record_of
@@ -65,8 +65,7 @@ class Reads(MeasuredReads):
             match["turn_id"] = turn_id
         fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1, "step_id": 1}
         with self._reading("events") as read:
-            cursor = read(self._connection.events).find(match, fields).sort("seq").limit(limit).batch_size(limit)
-            return [event_of(document) for document in await cursor.to_list(limit)]
+            return events_of(await read(self._connection.events).list_of(match, fields, by="seq", limit=limit))
 
     async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
         with self._reading("last_seqs") as read:

@@ -15,7 +15,7 @@ from turnkeeper.store.changeset import (
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import decode
-from turnkeeper.store.mongo.events import event_of
+from turnkeeper.store.mongo.events import events_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,7 @@ class Outcomes:
         if not documents:
             return None
         last = documents[-1]
-        return Committed(
-            last_seq=last["seq"], fence=last["fence"], events=tuple(event_of(document) for document in documents)
-        )
+        return Committed(last_seq=last["seq"], fence=last["fence"], events=tuple(events_of(documents)))
 
 
 def record_of(document: Document) -> RequestRecord:
