@@ -233,3 +233,15 @@ def test_a_turn_is_cancelled_while_an_answer_is_waited_for(scene: Scene) -> None
     (turn,) = scene.stored.turns.values()
     assert turn.state is TurnState.CANCELLED
     assert [outcome for outcome, _ in scene.results] == [ToolOutcome.CANCELLED]
+
+
+def test_a_call_that_did_not_finish_in_time_is_reconciled_before_a_person_decides(scene: Scene) -> None:
+    scene.request_transfer()
+    scene.pass_time(AGENT.limits.tool_timeout + SECOND, owner=scene.replica)
+    assert (scene.call.state, scene.questions) == (CallState.STARTED, [])
+    assert scene.ledger.requests[scene.call.key] == 1
+    scene.ledger.end(scene.call.key, broken=True)
+    scene.pass_time(3 * SECOND, owner=scene.replica)
+    assert scene.answers == [(STATE.DONE, 1)]
+    assert scene.results == [(ToolOutcome.OK, '"moved"')]
+    assert scene.ledger.effects == {scene.call.key: 1}
