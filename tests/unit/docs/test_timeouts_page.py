@@ -19,6 +19,7 @@ from turnkeeper.settings import Settings, shown
 from turnkeeper.store.mongo import client, indexes
 from turnkeeper.store.mongo.transactions import attempt
 from turnkeeper.supervision import supervisor
+from turnkeeper.tools.remote import channel
 
 PAGE: Final = (DOCS / "operations/timeouts.md").read_text(encoding="utf-8")
 ENVOY: Final = (ROOT / "deploy/envoy/envoy.yaml").read_text(encoding="utf-8")
@@ -77,6 +78,7 @@ OUTSIDE_SETTINGS: Final[Mapping[str, float]] = {
     "the age of a connection": option("grpc.max_connection_age_ms"),
     "the grace of an old connection": option("grpc.max_connection_age_grace_ms"),
     "tool_timeout of an agent": AgentLimits().tool_timeout.total_seconds(),
+    "the connection to a tool server over gRPC": channel.CONNECT_TIME,
     "the driver's connection": client.CONNECT_S,
     "the end of a write": 2 * attempt.LOOK_S,  # the abort, and the look
     "transactionLifetimeLimitSeconds": indexes.LONGEST_TRANSACTION_S,
