@@ -70,21 +70,33 @@ async def _agree(session: McpSession, revision: Revision) -> None:
     A server that starts slowly may answer the probe after its time: then it refuses the older handshake, and is probed
     again.
     """
-    if revision in ("", *MODERN_PROTOCOL_VERSIONS):
+    if revision in MODERN_PROTOCOL_VERSIONS:
+        await _discover(session)
+        return
+    if not revision:
         try:
             async with asyncio.timeout(PROBE_TIME):
                 await session.discover()
             return
         except MCPError as error:
-            if revision or ending_of(error) is Ending.NOT_SENT:
+            if ending_of(error) is Ending.NOT_SENT:
                 raise
         except (TimeoutError, ValidationError, RuntimeError):
-            if revision:
-                raise
+            pass
     try:
         await session.initialize()
     except MCPError as error:
         if revision or error.code != types.UNSUPPORTED_PROTOCOL_VERSION:
+            raise
+        await _discover(session)
+
+
+async def _discover(session: McpSession) -> None:
+    """Agrees on the newest revision. Tries it twice: the SDK waits 10 s, and a server may take longer to start."""
+    try:
+        await session.discover()
+    except MCPError as error:
+        if error.code != types.REQUEST_TIMEOUT:
             raise
         await session.discover()
 
