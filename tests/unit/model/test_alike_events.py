@@ -102,8 +102,8 @@ def test_a_text_that_is_no_string_of_its_own_is_read_with_its_event(body: str) -
     known = [event("a"), event("b")]
     read: list[object] = []
     for way in (
-        [*known, escaped(body) + event("c"), ENDS],
-        [bytes([byte]) for byte in b"".join([*known, escaped(body), event("c"), ENDS])],
+        [*known, escaped(body) + event("nc"), ENDS],
+        [bytes([byte]) for byte in b"".join([*known, escaped(body), event("nc"), ENDS])],
     ):
         try:
             reader = reader_of(way)
@@ -114,9 +114,14 @@ def test_a_text_that_is_no_string_of_its_own_is_read_with_its_event(body: str) -
 
 
 def test_the_text_of_another_field_is_not_taken_for_the_answers() -> None:
-    reads = [event("m-1"), event("stop", id="stop"), event("x", id="x"), event("y", id="x"), ENDS]
-    reader = reader_of(reads)
-    assert reader.answer().text == "m-1stopxy"
+    reads = [event("m-1"), event("stop", id="stop"), *[event("x", system_fingerprint="x")] * 2]
+    reader = reader_of([*reads, event("x", system_fingerprint="y"), event("z", system_fingerprint="x"), ENDS])
+    assert reader.answer().text == "m-1stopxxxz"
+
+
+def test_an_event_behind_the_beginning_of_a_line_is_a_part_of_that_line() -> None:
+    reader = reader_of([event("a"), event("b"), event("c"), b": a comment, and then ", event("d"), ENDS])
+    assert reader.answer().text == "abc"
 
 
 def test_text_beyond_the_room_of_an_answer_fails_where_it_does_event_by_event() -> None:
