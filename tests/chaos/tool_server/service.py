@@ -19,7 +19,7 @@ from turnkeeper_tool_server import Call, KeyLedger, ToolServer
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
 EFFECTS, ANSWERS, KILLS = "effects.jsonl", "answers.jsonl", "kills.jsonl"
-PAUSE = 0.15
+PAUSE = 0.3
 """Seconds between an effect and its answer."""
 
 
