@@ -317,14 +317,17 @@ async def _learn(stubs: Stubs, pool: Any, request: reflection_pb2.ServerReflecti
 async def _reflect(
     stubs: Stubs, request: reflection_pb2.ServerReflectionRequest, *, version: str = REFLECTION[0]
 ) -> list[Any]:
-    """Returns the answers of one version of reflection; the messages of all versions are the same bytes."""
+    """Returns the answers of one version of reflection; the messages of all versions are the same bytes.
+
+    The request goes with the call: one that is written behind a refusal hides it.
+    """
     channel: Any = stubs.channel
-    info = channel.stream_stream(
+    info = channel.unary_stream(
         f"/{version}/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    return [response async for response in info(iter([request]))]
+    return [response async for response in info(request)]
 
 
 async def _call_empty(channel: Any, method: MethodDescriptor) -> bool:

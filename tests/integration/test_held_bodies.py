@@ -74,10 +74,12 @@ async def serving() -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
         servers.append(writer)
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", servers
-        servers[0].close()
-        with contextlib.suppress(OSError):
-            await servers[0].wait_closed()
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", servers
+        finally:
+            servers[0].close()
+            with contextlib.suppress(OSError):
+                await servers[0].wait_closed()
 
 
 @asynccontextmanager

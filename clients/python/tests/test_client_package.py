@@ -109,7 +109,7 @@ def test_times_are_seconds_or_timedeltas() -> None:
 def test_the_version_is_that_of_the_package() -> None:
     assert turnkeeper_client.__version__ == version("turnkeeper-client")
     requires = [Requirement(text) for text in requires_of("turnkeeper-client") or ()]
-    assert [requirement.name for requirement in requires if requirement.marker] == ["grpcio-health-checking"]
+    assert [requirement.name for requirement in requires if requirement.marker] == ["grpcio-health-checking", "pyjwt"]
 
 
 @pytest.mark.skipif(not PROTOBUF_7.exists(), reason="needs protobuf 7: make build/protobuf7.stamp")
