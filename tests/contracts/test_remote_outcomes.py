@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -32,6 +33,7 @@ from turnkeeper.tools.contract import (
 from turnkeeper.tools.remote.channel import authorities
 from turnkeeper.tools.remote.source import MOST_REPORTED, RemoteTools
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult
+from turnkeeper.tools.server_log import MOST_LINES
 
 TOOL = "ledger__transfer"
 CODES = [code for code in grpc.StatusCode if code not in (grpc.StatusCode.OK, grpc.StatusCode.ABORTED)]
@@ -260,6 +262,35 @@ async def test_a_changed_list_is_another_listing_and_what_is_no_tool_is_left_out
     await source.refresh()
     with pytest.raises(NotStarted, match="no tool"):
         await source.call(TOOL, {}, a_context())
+
+
+async def test_what_is_no_tool_is_logged_once_and_no_server_fills_the_log(
+    both: Answered, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, source = both
+    server.tools += [tool_pb2.Tool(name="list", schema_json="[]")]
+    for _ in range(3):
+        await source.refresh()
+    assert [record.getMessage() for record in caplog.records if "ledger__list" in record.getMessage()] == [
+        "the tool server ledger: its tool ledger__list is not offered: its schema: is not a JSON object"
+    ]
+    server.tools += [tool_pb2.Tool(name=f"odd{number}", schema_json="[]") for number in range(2 * MOST_LINES)]
+    await source.refresh()
+    assert len([record for record in caplog.records if "is not offered" in record.getMessage()]) == MOST_LINES
+
+
+async def test_a_long_list_is_read_beside_the_event_loop(both: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, source = both
+    threads: list[threading.Thread] = []
+
+    def problem(_: str) -> str:
+        threads.append(threading.current_thread())
+        return ""
+
+    monkeypatch.setattr("turnkeeper.tools.remote.listed.schema_problem", problem)
+    await source.refresh()
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_a_server_is_trusted_by_its_certificate_alone() -> None:

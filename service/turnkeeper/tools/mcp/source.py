@@ -16,10 +16,10 @@ from turnkeeper.tools.mcp.breaker import Breaker
 from turnkeeper.tools.mcp.calls import ConnectionFailed, SessionLost, call_of
 from turnkeeper.tools.mcp.link import CannotOpen, Link
 from turnkeeper.tools.mcp.listing import Listed, listed
-from turnkeeper.tools.mcp.server_log import ServerLog
 from turnkeeper.tools.mcp.session import McpSession, opened, tools_of, watch_tools
 from turnkeeper.tools.mcp.tables import McpServer, server_of
 from turnkeeper.tools.results import UnfitResult
+from turnkeeper.tools.server_log import ServerLog
 
 START_TIME: Final = 30.0
 """Seconds for a connection to open, with the agreement on a revision and the list of tools."""

@@ -1,8 +1,8 @@
 """What a tool server sends, as values of the service: its tools, durations, and times."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -24,18 +24,27 @@ CLASS: Final = "class"
 _DEFAULT_RETRY: Final = timedelta(seconds=1)
 _LONGEST_RETRY: Final = timedelta(minutes=1)
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """The tools of one list, as Turnkeeper has them."""
+
+    specs: Sequence[ToolSpec]
+    foreign: Mapping[str, str]
+    """The tools' names at the server, by their full names."""
+    refused: Mapping[str, str]
+    """Why others cannot be offered, by their full names."""
 
 
-def described(source: str, response: tool_pb2.ListToolsResponse) -> tuple[Sequence[ToolSpec], Mapping[str, str]]:
-    """Returns the tools, and their names at the server by their full names. Leaves out what cannot be a tool."""
+def described(source: str, response: tool_pb2.ListToolsResponse) -> Described:
+    """Returns the tools. Takes up to a second for the longest list: call it beside the event loop."""
     specs: dict[str, ToolSpec] = {}
     foreign: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for tool in response.tools[:MOST_TOOLS]:
-        problem = _problem(tool)
         name = full_name(source, tool.name)
-        if problem or name in specs:
-            logger.warning("a tool of %s is left out: %s", source, problem or f"two are named {name}")
+        if problem := _problem(tool) or ("the server has two tools of this name" if name in specs else ""):
+            refused[name] = problem
             continue
         foreign[name] = tool.name
         specs[name] = ToolSpec(
@@ -46,8 +55,9 @@ def described(source: str, response: tool_pb2.ListToolsResponse) -> tuple[Sequen
             source=source,
         )
     if len(response.tools) > MOST_TOOLS:
-        logger.warning("%s lists %d tools: only %d are taken", source, len(response.tools), MOST_TOOLS)
-    return tuple(specs.values()), foreign
+        first_left = full_name(source, response.tools[MOST_TOOLS].name)
+        refused[first_left] = f"of the {len(response.tools)} tools only {MOST_TOOLS} are taken"
+    return Described(specs=tuple(specs.values()), foreign=foreign, refused=refused)
 
 
 def retry_after_of(running: tool_pb2.Running) -> timedelta:

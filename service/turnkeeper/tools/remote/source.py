@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
@@ -29,6 +28,7 @@ from turnkeeper.tools.remote.channel import CONNECT_TIME, RemoteServer, connect,
 from turnkeeper.tools.remote.listed import described, retry_after_of, start_time_of
 from turnkeeper.tools.remote.tokens import CallTokens
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult
+from turnkeeper.tools.server_log import ServerLog
 
 LIST_AGAIN: Final = 30.0
 """Seconds after which the server's tools are listed again; after a failure sooner."""
@@ -45,8 +45,6 @@ LONGEST_PROGRESS: Final = 200
 MOST_WORDS: Final = 500
 """Characters of a server's own message about a refusal that the model receives."""
 
-logger = logging.getLogger(__name__)
-
 
 class RemoteTools:
     """The tools of one server."""
@@ -60,6 +58,9 @@ class RemoteTools:
         self._specs: Sequence[ToolSpec] | None = None
         self._foreign: Mapping[str, str] = {}
         """The tools' names at the server, by their full names."""
+        self._refused: Mapping[str, str] = {}
+        self._one_listing = asyncio.Lock()
+        self._log = ServerLog(server.name)
         self.listing = 0
         self.problem = f"{server.name} has not answered yet"
 
@@ -100,9 +101,8 @@ class RemoteTools:
         """Lists the tools anew. Raises SourceUnreachable."""
         try:
             await self._connected(CONNECT_TIME)
-            request = tool_pb2.ListToolsRequest()
-            metadata = self._metadata(self._tokens.of_listing(self.name))
-            response = await self._stub.ListTools(request, metadata=metadata, timeout=ONE_REQUEST)
+            async with self._one_listing:
+                await self._list()
         except (NotStarted, aio.AioRpcError) as error:
             self.problem = f"{self.name} does not list its tools: {_words(error)}"
             raise SourceUnreachable(self.problem) from None
@@ -110,11 +110,19 @@ class RemoteTools:
             if ends_task(error):
                 raise
             raise SourceUnreachable(f"the connection to {self.name} was closed here") from None
-        specs, foreign = described(self.name, response)
-        if specs != self._specs:
-            self._specs, self._foreign = specs, foreign
-            self.listing += 1
         self.problem = ""
+
+    async def _list(self) -> None:
+        """Lists the tools, and takes them from now on."""
+        metadata = self._metadata(self._tokens.of_listing(self.name))
+        response = await self._stub.ListTools(tool_pb2.ListToolsRequest(), metadata=metadata, timeout=ONE_REQUEST)
+        taken = await asyncio.to_thread(described, self.name, response)
+        for name in taken.refused.keys() - self._refused.keys():
+            self._log.write(f": its tool {name} is not offered: {taken.refused[name]}")
+        self._refused = taken.refused
+        if taken.specs != self._specs:
+            self._specs, self._foreign = taken.specs, taken.foreign
+            self.listing += 1
 
     async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:  # noqa: ARG002
         """Runs the tool. Raises as the contract has it.

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from turnkeeper.tools.mcp.server_log import MOST_LINES, PERIOD, ServerLog
+from turnkeeper.tools.server_log import MOST_LINES, PERIOD, ServerLog
 
 
 def test_lines_are_left_out_for_a_while_once_there_were_many(
