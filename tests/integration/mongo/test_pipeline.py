@@ -7,13 +7,13 @@ from functools import partial
 
 import pymongo
 import pytest
-from bson.errors import InvalidBSON
+from pymongo.errors import ProtocolError
 
 from tests.builders import a_turn, an_event
 from tests.contracts.stores import TextCodec, a_changeset, begin, head_of
 from tests.integration.mongo.batches import HELD_MS, assert_stored, next_changeset, until_sent
 from tests.integration.mongo.commands import Recorder, name_of
-from tests.integration.mongo.conftest import FailPoint, NewStore
+from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Conflict
 from turnkeeper.store.mongo.client import ClientSession, Document
@@ -117,14 +117,11 @@ async def test_a_connection_with_replies_that_were_not_read_is_not_used_again(
     writes.insert("turns", {"_id": "one"})
     writes.insert("requests", {"_id": "another"})
 
-    def unreadable(*_: object, **__: object) -> None:
-        raise InvalidBSON("a reply that cannot be read")
-
     def send_and_ask(session: ClientSession) -> Document:
         """Returns the reply to a ping by the connection that was used last."""
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "decode", unreadable)
-            with pytest.raises(InvalidBSON):
+            patch.setattr(pipeline, "_MESSAGE", 1)  # every reply is of another kind
+            with pytest.raises(ProtocolError):
                 writes.send(connection, session)
         reply: Document = connection.client.delegate.admin.command("ping")
         return reply
@@ -166,16 +163,23 @@ async def test_a_reply_to_something_else_ends_the_connection(
 
 
 async def test_compressed_replies_are_read(
-    mongo_uri: str, database_name: str, store: MongoStore, monkeypatch: pytest.MonkeyPatch
+    mongo_uri: str, database_name: str, store: MongoStore, client: Client
 ) -> None:
     mark = "&" if "?" in mongo_uri else "?"
     other = MongoStore(f"{mongo_uri}{mark}compressors=zlib", database=database_name, codec=TextCodec())
     await other.open()
     try:
         changeset = await next_changeset(store, await begin(store))
-        monkeypatch.setattr(pipeline, "_Receiver", None)  # it is for replies that are not compressed
+        before = await _bytes_compressed(client)
         result = await other.commit(changeset)
+        assert await _bytes_compressed(client) > before
     finally:
-        monkeypatch.undo()
         await other.close()
     await assert_stored(store, changeset, result)
+
+
+async def _bytes_compressed(client: Client) -> int:
+    """Returns the bytes of replies that the database has compressed."""
+    status = await client.admin.command("serverStatus")
+    compressed: int = status["network"]["compression"]["zlib"]["compressor"]["bytesIn"]
+    return compressed

@@ -1,15 +1,19 @@
 """What becomes of those who stand in a session's line while the database does not answer."""
 
 import asyncio
-import math
 import time
+from datetime import timedelta
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 
+from turnkeeper.admission.gate import CURRENT, Gate, Kind
+from turnkeeper.admission.load import Load
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.eventlog.session_lines import SessionLines
 from turnkeeper.errors import ServiceUnavailable, SessionContended
+from turnkeeper.telemetry.metrics import Metrics
 
 KEY = SessionKey("default", "session")
 
@@ -51,9 +55,11 @@ async def test_a_caller_whose_own_deadline_passed_does_not_end_the_line(monkeypa
     first = await lines.enter(KEY)
     second = asyncio.create_task(lines.enter(KEY))
     await asyncio.sleep(0)
-    monkeypatch.setattr(session_lines, "wanted_until", lambda: time.monotonic() - 1)
+    gate = Gate(Load(), timedelta(seconds=30), jitter=lambda: 0.5, recorder=Metrics(NoOpMeterProvider()))
+    call = gate.admit(Kind.MESSAGE)
+    call.wanted_until = time.monotonic() - 1
+    CURRENT.set(call)
     with pytest.raises(ServiceUnavailable), first:
         raise ServiceUnavailable
-    monkeypatch.setattr(session_lines, "wanted_until", lambda: math.inf)
     with await second:
         pass

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -38,7 +39,7 @@ class SnapshotsFirst(ApprovalWatcher):
         return batch
 
 
-async def changed_during_the_snapshot(stage: Stage) -> list[str]:
+async def changed_during_the_snapshot(stage: Stage, watcher_class: type[ApprovalWatcher]) -> list[str]:
     """Requests one approval and decides another when the snapshot was read. Returns what a watcher then has open."""
     first = await stage.request("first")
 
@@ -48,7 +49,7 @@ async def changed_during_the_snapshot(stage: Stage) -> list[str]:
         await settled(stage)
 
     stage.at_read = change
-    with stage.inbox.watch("default", PENDING) as watcher:
+    with watcher_class(stage.inbox, "default", PENDING, ends_at=math.inf) as watcher:
         states = dict(entry.split() for entry in await caught_up(watcher))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -60,14 +61,13 @@ async def changed_during_the_snapshot(stage: Stage) -> list[str]:
 
 async def test_what_changes_while_the_snapshot_is_read_is_not_missed() -> None:
     async with Stage() as stage:
-        assert await changed_during_the_snapshot(stage) == ["second"]
+        assert await changed_during_the_snapshot(stage, ApprovalWatcher) == ["second"]
 
 
-async def test_a_watcher_that_snapshots_before_it_subscribes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watcher_that_snapshots_before_it_subscribes_is_caught() -> None:
     """The test above sees that fault."""
-    monkeypatch.setattr("turnkeeper.engine.streaming.inbox.ApprovalWatcher", SnapshotsFirst)
     async with Stage() as stage:
-        assert await changed_during_the_snapshot(stage) != ["second"]
+        assert await changed_during_the_snapshot(stage, SnapshotsFirst) != ["second"]
 
 
 async def test_an_approval_that_no_longer_matches_is_sent_once_more() -> None:
