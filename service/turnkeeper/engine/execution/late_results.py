@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import UNTOLD, Call
 from turnkeeper.engine.eventlog.lease import LeaseLost
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.execution.detached import stop
@@ -54,7 +54,7 @@ class LateResults:
 
     async def await_late_result(self, orphan: OrphanedCall) -> None:
         """Waits for the tool's end, then stores its result: as an event while the fence that started the call still
-        holds, otherwise beside the call.
+        holds, otherwise beside the call. A result that does not tell whether the tool took effect is not stored.
 
         Tries again while the database is unavailable. A cancellation cancels the tool too; what it returns within
         CANCEL_TIME is stored, if the database takes it at once. Raises ServiceUnavailable if only a newer version can
@@ -67,6 +67,8 @@ class LateResults:
             if not await stop(orphan.tool, self._detached):
                 raise
         finished = orphan.tool.result()
+        if finished.result.outcome in UNTOLD:
+            return
         while True:
             try:
                 if await self._record_under_fence(call, finished):

@@ -162,10 +162,8 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
 def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:
     """Closes a call with the result of its tool, unless its outcome was resolved or requested, or it started again.
 
-    Returns False, with nothing changed, in these cases, and if the result does not tell whether it took effect.
+    Returns False, with nothing changed, in these cases.
     """
-    if finished.result.outcome in UNTOLD:
-        return False
     started = next((open_call for open_call in uow.calls if open_call.id == call.id), None)
     if started is None or started.state is not CallState.STARTED or started.attempt != call.attempt:
         return False

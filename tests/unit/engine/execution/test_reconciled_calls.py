@@ -245,3 +245,13 @@ def test_a_call_that_did_not_finish_in_time_is_reconciled_before_a_person_decide
     assert scene.answers == [(STATE.DONE, 1)]
     assert scene.results == [(ToolOutcome.OK, '"moved"')]
     assert scene.ledger.effects == {scene.call.key: 1}
+
+
+def test_a_connection_that_breaks_after_the_call_was_in_question_is_no_late_result(scene: Scene) -> None:
+    scene.ledger.cannot_tell = True
+    scene.request_transfer()
+    scene.pass_time(AGENT.limits.tool_timeout + SECOND, owner=scene.replica)
+    (question,) = scene.questions
+    scene.end(broken=True)
+    assert scene.questions == [question]
+    assert (scene.call.late_attempt, scene.call.late_outcome) == (0, None)
