@@ -18,7 +18,7 @@ from tests.chaos.mutants.operator_patches import OPERATOR_PATCHES
 from tests.chaos.mutants.tool_patches import TOOL_PATCHES
 from turnkeeper.admission.gate import AdmittedCall, Gate, Kind
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.domain.tool import ToolClass
+from turnkeeper.domain.tool import ToolClass, ToolOutcome
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.execution.turn_run import TurnRun
@@ -231,10 +231,11 @@ def refusal_on_a_lagging_read() -> None:
 def timeout_is_known() -> None:
     """Takes a timeout for an outcome: the model may start the tool again while the first still runs."""
 
-    def record(uow: UnitOfWork, results: Sequence[Finished], **_: object) -> None:
+    def record(uow: UnitOfWork, results: Sequence[Finished], **_: object) -> Sequence[ToolOutcome]:
         by_id = {call.id: call for call in uow.calls}
         for finished in results:
             uow.close_call(by_id[finished.call_id], finished.result, duration=finished.duration)
+        return ()
 
     turns.record_tool_results = record
 

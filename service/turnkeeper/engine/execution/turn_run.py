@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import ToolRequest
-from turnkeeper.domain.tool import Call, CallState
+from turnkeeper.domain.tool import Call, CallState, ToolOutcome
 from turnkeeper.domain.turn import (
     AwaitAnswers,
     AwaitResults,
@@ -60,6 +60,8 @@ NO_LIMIT = 3600.0
 """Seconds: longer than any tool may take."""
 DEADLINE_GRACE = 5.0
 """Seconds that a model call has beyond its deadline, which it watches itself."""
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -183,31 +185,27 @@ class TurnRun:
         )
 
     async def _resolve_lost(self, call_ids: frozenset[str]) -> None:
-        unknown = 0
-
-        def decide(uow: UnitOfWork) -> None:
-            nonlocal unknown
-            unknown = turn_rules.resolve_lost_calls(uow, call_ids)
-
-        await self._append(decide)
+        unknown = await self._append(lambda uow: turn_rules.resolve_lost_calls(uow, call_ids))
         for _ in range(unknown):
             self._services.metrics.unknown_outcome("OWNER_LOST")
 
-    async def _append(self, decide: Callable[[UnitOfWork], None]) -> None:
+    async def _append(self, decide: Callable[[UnitOfWork], T]) -> T:
         """Stores a decision together with all that follows from it: an end, a wait, the start of tools.
 
-        Then starts the tools. Raises as `OwnedTurn.append`.
+        Then starts the tools. Returns what `decide` returned. Raises as `OwnedTurn.append`.
         """
 
-        def decide_and_advance(uow: UnitOfWork) -> tuple[Call, ...]:
-            decide(uow)
+        def decide_and_advance(uow: UnitOfWork) -> tuple[T, tuple[Call, ...]]:
+            decided = decide(uow)
             self._services.add_to_changes(uow)
-            return self._advance(uow)
+            return decided, self._advance(uow)
 
-        for call in await self._owned.append(decide_and_advance):
+        decided, calls = await self._owned.append(decide_and_advance)
+        for call in calls:
             await self._owned.hold()
             fault("turn.tool.before_start")
             self._tools.start(call, timeout=self._time_of(call))
+        return decided
 
     def _time_of(self, call: Call) -> timedelta:
         """Returns how long the call's tool may run."""
@@ -352,11 +350,11 @@ class TurnRun:
             return
         if results:
             fault("turn.tool.after_effect")
-        await self._append(lambda uow: turn_rules.record_tool_results(uow, results))
-        overdue = self._tools.results_stored()
-        self._late_results.add(overdue)
-        for _ in overdue:
-            self._services.metrics.unknown_outcome("TIMED_OUT")
+        unknown = await self._append(lambda uow: turn_rules.record_tool_results(uow, results))
+        self._late_results.add(self._tools.results_stored())
+        for outcome in unknown:
+            reason = "TIMED_OUT" if outcome is ToolOutcome.TIMED_OUT else "CONNECTION_LOST"
+            self._services.metrics.unknown_outcome(reason)
 
     # --- waiting and handing over ------------------------------------------------------------------------------
 

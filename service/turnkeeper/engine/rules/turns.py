@@ -15,7 +15,7 @@ from turnkeeper.domain.event import (
 )
 from turnkeeper.domain.message import FinishReason, Part, Usage
 from turnkeeper.domain.policy import ruling_of
-from turnkeeper.domain.tool import UNTOLD, Call, CallState
+from turnkeeper.domain.tool import UNTOLD, Call, CallState, ToolOutcome
 from turnkeeper.domain.turn import StopReason, TurnState
 from turnkeeper.engine.rules.reconciled import record_reconciled
 from turnkeeper.engine.rules.tool_calls import propose
@@ -132,31 +132,35 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
     uow.put_turn(turn)
 
 
-def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
+def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> Sequence[ToolOutcome]:
     """Closes each call whose tool has finished, with the tool's result.
 
     A call that may run twice becomes READY instead, under its idempotency key, if it may start once more.
     A call that must not run twice gets none if it timed out, because its tool may still run, or if the connection to
     its tool broke. Its tool's server may have told what became of it; otherwise an approval asks for its outcome.
+
+    Returns the results' outcomes, TIMED_OUT or UNKNOWN, of the calls that become a question to a person.
     """
     by_id = {call.id: call for call in uow.calls}
-    unknown: list[Call] = []
+    unknown: list[tuple[Call, ToolOutcome]] = []
     for finished in results:
+        outcome = finished.result.outcome
         if finished.reconciled is not None:
-            call_in_question = record_reconciled(uow, finished, finished.reconciled)
-            unknown += [call_in_question] if call_in_question else []
+            if (call_in_question := record_reconciled(uow, finished, finished.reconciled)) is not None:
+                unknown.append((call_in_question, outcome))
             continue
         call = by_id[finished.call_id]
-        if finished.result.outcome in UNTOLD and not call.tool_class.may_start_again:
-            unknown.append(call)
+        if outcome in UNTOLD and not call.tool_class.may_start_again:
+            unknown.append((call, outcome))
         elif call.tool_class.may_start_again and max(call.starts, 1) < finished.most_starts:
             uow.put_call(call.ready_again())
         else:
             uow.close_call(call, finished.result, duration=finished.duration)
-    _ask_for_outcomes(uow, unknown)
+    _ask_for_outcomes(uow, [call for call, _ in unknown])
     uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
     if any(finished.reconciled is None for finished in results):
         uow.change_head(progress=True)
+    return [outcome for _, outcome in unknown]
 
 
 def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:

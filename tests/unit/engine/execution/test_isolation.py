@@ -15,6 +15,7 @@ from turnkeeper.domain.turn import TurnState
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure
 from turnkeeper.store.changeset import Claim
+from turnkeeper.tools.contract import OutcomeUnknown
 
 
 class Panic(BaseException):
@@ -86,6 +87,18 @@ async def test_b1_whatever_a_source_of_tools_raises_fails_its_call_alone(error: 
         (returned,) = [payload for payload in replica.payloads(key) if isinstance(payload, ToolReturned)]
         assert returned.outcome is ToolOutcome.FAILED
         assert not worker.done()
+
+
+async def test_a_broken_connection_is_a_question_and_is_counted() -> None:
+    replica = Replica()
+    async with replica.running():
+        replica.model.tool, replica.tools.error = "act", OutcomeUnknown
+        key, turn_id = await replica.accepted()
+        async with asyncio.timeout(TIMEOUT):
+            while "turnkeeper.unknown_outcomes" not in replica.meters.read():  # noqa: ASYNC110 - a metric notifies none
+                await asyncio.sleep(0.005)
+    assert replica.database.sessions[key].turns[turn_id].state is TurnState.AWAITING_OUTCOME
+    assert replica.meters.points("turnkeeper.unknown_outcomes") == {(("reason", "CONNECTION_LOST"),): 1}
 
 
 @pytest.mark.parametrize("error", RAISED)

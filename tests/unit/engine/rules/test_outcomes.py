@@ -149,7 +149,7 @@ def test_d3_a_call_without_a_known_end_gets_the_approval_of_a_lost_call(outcome:
     call, other = started(round=1), started()
     lost, late = unit_of_work(call, other), unit_of_work(call, other)
     resolve_lost_calls(lost, {call.id})
-    record_tool_results(late, [timed_out(call, outcome)])
+    assert record_tool_results(late, [timed_out(call, outcome)]) == [outcome]
     (question,), (same) = late.approvals, lost.approvals[0]
     assert replace(question, id=same.id) == same
     assert [replace(c, approval_id="") for c in late.calls] == [replace(c, approval_id="") for c in lost.calls]
@@ -162,7 +162,7 @@ def test_d3_a_call_without_a_known_end_gets_the_approval_of_a_lost_call(outcome:
 def test_d3_a_call_that_timed_out_and_may_be_repeated_has_its_result(tool_class: ToolClass) -> None:
     call = started(tool_class=tool_class)
     uow = unit_of_work(call)
-    record_tool_results(uow, [timed_out(call)])
+    assert record_tool_results(uow, [timed_out(call)]) == []
     assert not uow.approvals
     assert (uow.calls[0].state, uow.calls[0].outcome) == (S.RETURNED, OUTCOME.TIMED_OUT)
 
