@@ -192,6 +192,7 @@ class ToolRunner:
         """Runs the tool, and returns its result, with what its server tells if the result does not tell its effect."""
         if pause := retry_pause(call, self._jitter()):
             await asyncio.sleep(pause.total_seconds())
+            await self._hold()
         finished = await self._ran(call, timeout)
         run = self._runs.get(call.id)
         if run is None or finished.result.outcome not in UNTOLD or not self._is_in_question(call):

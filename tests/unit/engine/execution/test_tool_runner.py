@@ -255,6 +255,20 @@ async def test_a_call_without_room_in_its_time_has_certainly_not_run() -> None:
     await runner.stop()
 
 
+async def test_a_call_that_paused_after_a_failed_try_does_not_start_without_its_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("turnkeeper.engine.execution.tool_runner.FIRST_PAUSE", timedelta(microseconds=1))
+    depot, lease = Depot(), Held()
+    runner, _ = a_runner(depot, Meters(), Traces(), lease=lease)
+    lease.is_lost = True
+    runner.start(replace(started(ToolClass.IDEMPOTENT), starts=2), timeout=TIMEOUT)
+    await asyncio.wait(runner.tasks)
+    with pytest.raises(LeaseLost):
+        runner.take_results()
+    assert depot.starts == 0
+
+
 async def test_a_call_that_waited_does_not_start_without_its_lease() -> None:
     depot, lease = Depot(), Held()
     runner, _ = a_runner(depot, Meters(), Traces(), room=1, lease=lease)
