@@ -40,7 +40,7 @@ from turnkeeper.tools.contract import (
 )
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.listing import Listing
-from turnkeeper.tools.results import UnfitResult, error_text, result_text
+from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, error_text, result_text
 
 ARGUMENTS_BYTES = 64 * 1024
 """The largest arguments as JSON text in UTF-8."""
@@ -293,7 +293,8 @@ class Toolbox:
         if source is None:
             return Reconciled(state=ReconciledState.NO_ANSWER)
         try:
-            return await source.reconcile(call.tool, _context(call, caller))
+            answer = await source.reconcile(call.tool, _context(call, caller))
+            return self._capped(call.tool, answer) if isinstance(answer, Reconciled) else answer
         except CannotReconcile:
             return Reconciled(state=ReconciledState.NO_ANSWER)
         except BaseException as error:
@@ -301,12 +302,23 @@ class Toolbox:
                 raise
             failure = failure_of(error)
             logger.warning(
-                "the server of tool %s does not tell what became of a call (%s); it is requested again, then a person "
-                "is",
+                "the server of tool %s does not tell what became of a call (%s): the request is sent again until its "
+                "time is over, then a person decides",
                 *(call.tool, failure.message or failure.kind),
                 extra={"session": call.session_id, "turn": call.turn_id, "tool_call": call.id},
             )
             return None
+
+    def _capped(self, tool: str, answer: Reconciled) -> Reconciled:
+        """Returns the answer; with words in place of a result that is larger than the catalogue allows."""
+        listed = self.listing.tools.get(tool)
+        try:
+            _checked(answer.result_json, most=listed.entry.result_bytes if listed is not None else RESULT_BYTES)
+        except UnfitResult as unfit:
+            took_effect = answer.took_effect or answer.state is ReconciledState.DONE
+            text = error_text(str(unfit))
+            return Reconciled(state=ReconciledState.FAILED, result_json=text, took_effect=took_effect)
+        return answer
 
     def _reconciler_of(self, call: Call) -> ReconcilingSource | None:
         """Returns the source that the call was started at, also if it lists the tool no longer."""

@@ -9,10 +9,11 @@ import pytest
 
 from tests.builders import AGENT, a_call, a_session_key
 from tests.unit.tools.servers import LocalServer
-from turnkeeper.domain.tool import CallState, ClientTool, ToolClass, ToolOutcome
+from turnkeeper.domain.tool import CallState, ClientTool, ReconciledState, ToolClass, ToolOutcome
 from turnkeeper.errors import AgentConfigError
 from turnkeeper.tools import catalogue, tool
 from turnkeeper.tools.catalogue import Catalogue
+from turnkeeper.tools.contract import Reconciled, ToolContext
 from turnkeeper.tools.python import PythonTools
 from turnkeeper.tools.toolbox import Toolbox
 
@@ -171,3 +172,25 @@ async def test_a_result_over_the_entrys_cap_fails_with_words() -> None:
     assert (await box.run(call)).result.outcome is ToolOutcome.OK
     time.answer = lambda _name, _arguments: '"123456789"'
     assert (await box.run(call)).result.result_json == '{"error": "The result has more than 10 bytes; ask for less."}'
+
+
+class Telling(LocalServer):
+    """A server that also tells what became of a call."""
+
+    told = Reconciled(state=ReconciledState.DONE, result_json='"12345678"')
+
+    async def reconcile(self, name: str, context: ToolContext) -> Reconciled:
+        return self.told
+
+
+async def test_what_a_server_tells_later_has_the_entrys_cap_too() -> None:
+    content = read(SERVERS + '[[tool]]\ntool = "*"\nresult_bytes = 10\n')
+    time = Telling(content.servers[0])
+    time.offer("now")
+    box = Toolbox([time], catalogue=content)
+    call = a_call(a_session_key(), tool="time__now", arguments_json="{}", state=CallState.STARTED, source="time")
+    assert await box.reconcile(call) == time.told
+    time.told = replace(time.told, result_json='"123456789"')
+    words = '{"error": "The result has more than 10 bytes; ask for less."}'
+    failed = Reconciled(state=ReconciledState.FAILED, result_json=words, took_effect=True)
+    assert await box.reconcile(call) == failed
