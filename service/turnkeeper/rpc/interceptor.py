@@ -336,7 +336,7 @@ class Boundary(aio.ServerInterceptor):
 
     def _shown(self, error: BaseException, service: str, method: str) -> SessionError:
         """Returns the error that the caller sees: a SessionError as it is, any other as INTERNAL without its text."""
-        if isinstance(error, NotImplementedError):
+        if isinstance(error, NotImplementedError):  # as gRPC's generated base class raises it for a later method
             error = NotImplementedYet(
                 f"{method} comes with a later release; docs/reference/status.md lists what works."
             )

@@ -177,10 +177,10 @@ async def test_a_result_over_the_entrys_cap_fails_with_words() -> None:
 class Telling(LocalServer):
     """A server that also tells what became of a call."""
 
-    told = Reconciled(state=ReconciledState.DONE, result_json='"12345678"')
+    ending = Reconciled(state=ReconciledState.DONE, result_json='"12345678"')
 
     async def reconcile(self, name: str, context: ToolContext) -> Reconciled:
-        return self.told
+        return self.ending
 
 
 async def test_what_a_server_tells_later_has_the_entrys_cap_too() -> None:
@@ -189,8 +189,8 @@ async def test_what_a_server_tells_later_has_the_entrys_cap_too() -> None:
     time.offer("now")
     box = Toolbox([time], catalogue=content)
     call = a_call(a_session_key(), tool="time__now", arguments_json="{}", state=CallState.STARTED, source="time")
-    assert await box.reconcile(call) == time.told
-    time.told = replace(time.told, result_json='"123456789"')
+    assert await box.reconcile(call) == time.ending
+    time.ending = replace(time.ending, result_json='"123456789"')
     words = '{"error": "The result has more than 10 bytes; ask for less."}'
     failed = Reconciled(state=ReconciledState.FAILED, result_json=words, took_effect=True)
     assert await box.reconcile(call) == failed

@@ -36,7 +36,7 @@ class _ToolClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolClass.V
     TOOL_CLASS_IDEMPOTENT: _ToolClass.ValueType  # 2
     """Two runs under the same key have the effect of one."""
     TOOL_CLASS_IRREVERSIBLE: _ToolClass.ValueType  # 3
-    """It is started at most once."""
+    """It is started once, and again only if a person decides so, or if its own server refuses that start for good."""
     TOOL_CLASS_FORBIDDEN: _ToolClass.ValueType  # 4
     """It is never offered, nor run."""
 
@@ -50,7 +50,7 @@ TOOL_CLASS_READ_ONLY: ToolClass.ValueType  # 1
 TOOL_CLASS_IDEMPOTENT: ToolClass.ValueType  # 2
 """Two runs under the same key have the effect of one."""
 TOOL_CLASS_IRREVERSIBLE: ToolClass.ValueType  # 3
-"""It is started at most once."""
+"""It is started once, and again only if a person decides so, or if its own server refuses that start for good."""
 TOOL_CLASS_FORBIDDEN: ToolClass.ValueType  # 4
 """It is never offered, nor run."""
 Global___ToolClass: _TypeAlias = ToolClass  # noqa: Y015

@@ -150,7 +150,7 @@ class Progress(_message.Message):
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     message: _builtins.str
-    """For people."""
+    """For people. Turnkeeper takes it, and does not show it yet."""
     def __init__(
         self,
         *,
