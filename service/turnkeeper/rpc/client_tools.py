@@ -1,6 +1,5 @@
 """The tools that a client runs, and their results: read from requests, and checked."""
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -8,10 +7,10 @@ from turnkeeper.domain import json_text
 from turnkeeper.domain.tool import ClientTool, ToolOutcome, ToolResult
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.tools.naming import FORM
 from turnkeeper.tools.results import RESULT_BYTES
 from turnkeeper.tools.untrusted_schema import schema_problem
 
-NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 TOOLS_BYTES: Final = 64 * 1024
 """Bytes of all names, descriptions and schemas in one message."""
 
@@ -33,8 +32,8 @@ def problems(tools: Sequence[ClientTool]) -> dict[str, str]:
     names: set[str] = set()
     for number, tool in enumerate(tools):
         path = f"client_tools[{number}]"
-        if not NAME.fullmatch(tool.name):
-            wrong[f"{path}.name"] = f"must match {NAME.pattern}"
+        if not FORM.fullmatch(tool.name):
+            wrong[f"{path}.name"] = f"must match {FORM.pattern}"
         elif tool.name in names:
             wrong[f"{path}.name"] = "is the name of another tool of this message"
         names.add(tool.name)

@@ -1,10 +1,10 @@
-"""Names of tools that servers offer: `source__tool`, as models accept it."""
+"""Names of tools as models accept them; of those that servers offer: `source__tool`."""
 
 import hashlib
 import re
 from typing import Final
 
-FORM: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FORM: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """What a model accepts as the name of a tool."""
 LONGEST: Final = 64
 SEPARATOR: Final = "__"

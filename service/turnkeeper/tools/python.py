@@ -8,7 +8,6 @@ never sees it.
 import functools
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +24,7 @@ from turnkeeper.isolation import ends_task
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.coroutines import in_tool_loop
 from turnkeeper.tools.failure import Failure, ToolFailed, failure_of
+from turnkeeper.tools.naming import FORM
 from turnkeeper.tools.results import check_size, result_text
 from turnkeeper.tools.threads import ToolThreads
 
@@ -32,7 +32,6 @@ GROUP = "turnkeeper.tools"
 """The entry point group."""
 MARK = "__turnkeeper_tool__"
 """The attribute that `@tool` sets on a function: a `Mark`."""
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 LONGEST_TIMEOUT = timedelta(days=7)
 """The longest `timeout` of a tool."""
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -237,8 +236,8 @@ def _describe(function: Callable[..., object]) -> _Function:
     """Returns the function as a tool. Raises AgentConfigError for a bad name or a signature without a JSON Schema."""
     mark: Mark = getattr(function, MARK)
     name = mark.name
-    if not _NAME.fullmatch(name):
-        raise AgentConfigError(f"{place_of(function)}A tool is named {name!r:.80}; a name must match {_NAME.pattern}.")
+    if not FORM.fullmatch(name):
+        raise AgentConfigError(f"{place_of(function)}A tool is named {name!r:.80}; a name must match {FORM.pattern}.")
     try:
         fields, context = _parameters(function)
         make = pydantic.create_model
