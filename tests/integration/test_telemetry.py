@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import select
 import socket
 import struct
 import threading
@@ -144,6 +145,12 @@ def test_a_collector_that_does_not_answer_costs_nothing_but_its_data(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = set(threading.enumerate())
+
+    def is_tried() -> bool:
+        if how == "refused":
+            return any("StatusCode.UNAVAILABLE" in record.getMessage() for record in caplog.records)
+        return bool(select.select([silent], [], [], 0)[0])
+
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         if how == "refused":
@@ -154,7 +161,7 @@ def test_a_collector_that_does_not_answer_costs_nothing_but_its_data(
                 with telemetry.spans.rpc(CHAT, method="SendMessage") as call:
                     call.finished("OK")
                 telemetry.metrics.message("USER")
-            time.sleep(0.5)  # several failed exports
+            wait_until(is_tried)
             began = time.monotonic()
             telemetry.shutdown()
             took = time.monotonic() - began

@@ -13,12 +13,14 @@ import signal, sys, time
 from pathlib import Path
 from tests.chaos.programs import Program
 folder = Path(sys.argv[1])
+run = "import time; print('runs', flush=True); time.sleep(600)"
 for name in ("runs", "stopped"):
-    program = Program(name, [sys.executable, "-c", "import time; time.sleep(600)"], log=folder / name, environ={})
+    program = Program(name, [sys.executable, "-c", run], log=folder / name, environ={})
     program.start()
+    while not program.log.read_text():
+        time.sleep(0.01)
     (folder / f"{name}.pid").write_text(str(program.pid))
     if name == "stopped":
-        time.sleep(1)
         program.send(signal.SIGSTOP)
         while not program.stopped:
             time.sleep(0.01)

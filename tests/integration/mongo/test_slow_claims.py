@@ -57,15 +57,24 @@ async def test_a_claim_that_stays_unknown_is_given_back(store: MongoStore, faili
 
 
 async def test_a_claim_that_never_reached_the_database_is_not_stored_later(
-    store: MongoStore, failing: FailPoint
+    store: MongoStore, failing: FailPoint, client: Client, database_name: str
 ) -> None:
     """The first command is held up for longer than its caller waits."""
+
+    async def is_held_up() -> bool:
+        where = {"command.update": "heads", "command.$db": database_name}
+        return bool((await client.admin.command({"currentOp": 1, **where}))["inprog"])
+
+    async def goes_on() -> bool:
+        return not await is_held_up()
+
     key = await begin(store)
     await make_due(store, key)
     async with failing(["update"], times=1, blockConnection=True, blockTimeMS=1_500):
         claim = await store.claim("one", lease=LONG)
         assert claim is not None
-        await asyncio.sleep(1)  # beyond the time when the command that was held up goes on
+        assert await is_held_up()
+        await until(goes_on)
     assert claim.fence == (await head_of(store, key)).fence == 1
 
 
