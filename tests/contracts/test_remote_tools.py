@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,11 +22,12 @@ from tests.tool_servers.served import a_context, connected, published, served
 from turnkeeper.domain.tool import ReconciledState, ToolClass
 from turnkeeper.pb.tools.v1 import tool_pb2
 from turnkeeper.pb.tools.v1.tool_pb2_grpc import ToolServiceStub
-from turnkeeper.tools.contract import NotStarted, Reconciled, SourceUnreachable, StillRunning, ToolError
+from turnkeeper.tools.contract import NotStarted, OutcomeUnknown, Reconciled, SourceUnreachable, StillRunning, ToolError
 from turnkeeper.tools.remote.listed import start_time_of
 from turnkeeper.tools.remote.source import RemoteTools
 from turnkeeper.tools.remote.tokens import CallTokens
 from turnkeeper_tool_server import Call, KeyLedger, ToolServer
+from turnkeeper_tool_server.ledger import Entry
 
 STATE = ReconciledState
 TRANSFER = '{"amount":5,"to":"bob"}'
@@ -175,3 +178,82 @@ async def test_a_start_that_runs_is_joined_and_a_tool_runs_to_its_end_without_it
         assert await second == '"moved"'
         assert await source.reconcile(TOOL, context) == Reconciled(state=STATE.DONE, result_json='"moved"')
     assert effects == [context.key]
+
+
+class SlowLedger(KeyLedger):
+    """A ledger on a disk that is slow, or full."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, skew=-5.0)
+        self.may_begin = threading.Event()
+        self.is_full = False
+
+    def begin(self, key: str, attempt: int, start_time: float) -> Entry:
+        entry = super().begin(key, attempt, start_time)
+        assert self.may_begin.wait(30)
+        return entry
+
+    def end(self, key: str, entry: Entry) -> None:
+        if self.is_full:
+            self.is_full = False
+            raise sqlite3.OperationalError("database or disk is full")
+        super().end(key, entry)
+
+
+async def test_a_call_that_is_cancelled_while_its_key_is_stored_runs_all_the_same(tmp_path: Path) -> None:
+    """Otherwise its key would be that of a call that runs, until the service ends."""
+    ledger, begun, cancelled, done = SlowLedger(tmp_path / "calls.sqlite"), *(asyncio.Event() for _ in range(3))
+
+    class Watched(ToolServer):
+        async def CallTool(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+            begun.set()
+            try:
+                async for response in super().CallTool(request, context):
+                    yield response
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    server = Watched("ledger", database=ledger, key_set=None)
+
+    @server.tool({"type": "object"})
+    async def transfer(arguments: dict[str, Any], call: Call) -> str:
+        done.set()
+        return "moved"
+
+    context = a_context()
+    async with served(server) as address, connected(address) as source:
+        await source.refresh()
+        call = asyncio.create_task(source.call(TOOL, {}, context))
+        await begun.wait()
+        call.cancel()
+        await cancelled.wait()
+        ledger.may_begin.set()
+        async with asyncio.timeout(30):
+            await done.wait()
+        assert await source.reconcile(TOOL, context) == Reconciled(state=STATE.DONE, result_json='"moved"')
+
+
+@pytest.mark.parametrize("of_records", [None, "moved"])
+async def test_a_call_whose_end_cannot_be_stored_does_not_run_for_ever(tmp_path: Path, of_records: str | None) -> None:
+    ledger = SlowLedger(tmp_path / "calls.sqlite")
+    ledger.may_begin.set()
+    server = ToolServer("ledger", database=ledger, key_set=None)
+
+    async def transfer(arguments: dict[str, Any], call: Call) -> str:
+        return "moved"
+
+    async def of_key(_: str) -> str | None:
+        return of_records
+
+    server.tool({"type": "object"}, lookup=of_key if of_records else None)(transfer)
+    context = a_context()
+    async with served(server) as address, connected(address) as source:
+        await source.refresh()
+        ledger.is_full = True
+        with pytest.raises(OutcomeUnknown):
+            await source.call(TOOL, {}, context)
+        expected = (
+            Reconciled(state=STATE.DONE, result_json='"moved"') if of_records else Reconciled(state=STATE.UNKNOWN)
+        )
+        assert await source.reconcile(TOOL, context) == expected

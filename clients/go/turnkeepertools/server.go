@@ -3,6 +3,7 @@ package turnkeepertools
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"sync"
 	"time"
 
@@ -110,17 +111,39 @@ func (s *Server) Reconcile(ctx context.Context, request *toolsv1.ReconcileReques
 	if _, err := s.claims(ctx, map[string]any{"key": request.IdempotencyKey, "attempt": request.Attempt, "tool": request.Name}); err != nil {
 		return nil, status.Error(codes.Unauthenticated, err.Error())
 	}
-	entry, err := s.ledger.Reconcile(request.IdempotencyKey, request.Attempt, started(request.StartTime))
+	entry, err := s.state(request)
 	if tool := s.tools[request.Name]; err == nil && entry.State == Broken && tool.Lookup != nil {
 		var found any
 		if found, err = tool.Lookup(ctx, request.IdempotencyKey); err == nil {
-			entry, err = s.ledger.Settle(request.IdempotencyKey, request.Attempt, text(found))
+			entry, err = s.settle(request, found)
 		}
 	}
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
 	return answer(entry), nil
+}
+
+// state returns what the ledger has. A call that runs there and not here has ended, which could not be stored.
+func (s *Server) state(request *toolsv1.ReconcileRequest) (Entry, error) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	key := request.IdempotencyKey
+	entry, err := s.ledger.Reconcile(key, request.Attempt, started(request.StartTime))
+	if err == nil && entry.State == Running && s.runs[key] == nil {
+		entry = Entry{State: Broken}
+		err = s.ledger.End(key, entry)
+	}
+	return entry, err
+}
+
+// settle stores what a lookup found. A result that JSON cannot hold is an error: it did take effect.
+func (s *Server) settle(request *toolsv1.ReconcileRequest, found any) (Entry, error) {
+	result := text(found)
+	if found != nil && result == nil {
+		return Entry{}, errors.New("the result of the lookup cannot be written as JSON")
+	}
+	return s.ledger.Settle(request.IdempotencyKey, request.Attempt, result)
 }
 
 // begin returns the run to follow, or what the ledger answers.

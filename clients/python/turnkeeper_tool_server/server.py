@@ -127,17 +127,18 @@ class ToolServer(ToolServiceServicer):
         if tool is None or request.attempt < 1 or not key:
             await _refuse(context, f"there is no tool {request.name}" if tool is None else "it has no key or attempt")
         run = self._runs.get(key)
+        since = len(run.lines) if run is not None else 0
         if run is None or request.attempt < run.attempt:
-            entry = await self._on_disk(self._ledger.begin, key, request.attempt, _seconds(request))
-            if entry is REFUSED:
+            begun = await asyncio.shield(asyncio.ensure_future(self._begun(tool, request, claims)))
+            if begun is REFUSED:
                 await _refuse(context, "this start was given up before it came, or is too old; it did not run")
-            run = self._runs.get(key) or (self._started(tool, request, claims) if entry is STARTS else None)
-            if run is None:
-                if entry.state not in (ledger.DONE, ledger.FAILED):
+            if isinstance(begun, Entry):
+                if begun.state not in (ledger.DONE, ledger.FAILED):
                     await context.abort(grpc.StatusCode.UNKNOWN, "the call was lost in the middle")
-                yield _response(entry)
+                yield _response(begun)
                 return
-        async for response in _followed(run, cancellable=tool.cancellable):
+            run = begun
+        async for response in _followed(run, since, cancellable=tool.cancellable):
             yield response
 
     async def Reconcile(self, request: tool_pb2.ReconcileRequest, context: Any) -> tool_pb2.ReconcileResponse:
@@ -145,10 +146,21 @@ class ToolServer(ToolServiceServicer):
         await self._claims(context, request, refusal=grpc.StatusCode.UNAUTHENTICATED)
         key, attempt, tool = request.idempotency_key, request.attempt, self._tools.get(request.name)
         entry = await self._on_disk(self._ledger.reconcile, key, attempt, _seconds(request))
+        if entry.state == ledger.RUNNING and key not in self._runs:  # it has ended, which could not be stored
+            entry = Entry(ledger.BROKEN)
+            await self._on_disk(self._ledger.end, key, entry)
         if entry.state == ledger.BROKEN and tool is not None and tool.lookup is not None:
             result = await tool.lookup(key)
             entry = await self._on_disk(self._ledger.settle, key, attempt, None if result is None else _text(result))
         return _answer(entry)
+
+    async def _begun(self, tool: _Tool, request: tool_pb2.CallToolRequest, claims: Mapping[str, Any]) -> _Run | Entry:
+        """Returns the run to follow, or what the ledger answers. Must not be cancelled: what it has as RUNNING runs."""
+        key = request.idempotency_key
+        entry = await self._on_disk(self._ledger.begin, key, request.attempt, _seconds(request))
+        if entry is REFUSED:
+            return entry
+        return self._runs.get(key) or (self._started(tool, request, claims) if entry is STARTS else entry)
 
     def _started(self, tool: _Tool, request: tool_pb2.CallToolRequest, claims: Mapping[str, Any]) -> _Run:
         key = request.idempotency_key
@@ -195,9 +207,9 @@ class ToolServer(ToolServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._disk, function, *values)
 
 
-async def _followed(run: _Run, *, cancellable: bool) -> AsyncIterator[tool_pb2.CallToolResponse]:
-    """Yields the progress of a run, then its result."""
-    run.waiters, sent = run.waiters + 1, len(run.lines)
+async def _followed(run: _Run, sent: int, *, cancellable: bool) -> AsyncIterator[tool_pb2.CallToolResponse]:
+    """Yields the progress of a run after the first `sent` lines, then its result."""
+    run.waiters += 1
     try:
         while True:
             for line in run.lines[sent:]:
