@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -14,6 +13,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
+from tests.call_counts import counting_calls
 from tests.contracts.gateway import CERTIFICATE
 from tests.tool_servers.raw import RawServer, aborts, answers, progress, result
 from tests.tool_servers.served import a_context, connected, served
@@ -31,6 +31,7 @@ from turnkeeper.tools.contract import (
     ToolError,
 )
 from turnkeeper.tools.remote.channel import authorities
+from turnkeeper.tools.remote.listed import described
 from turnkeeper.tools.remote.source import MOST_REPORTED, RemoteTools
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult
 from turnkeeper.tools.server_log import MOST_LINES
@@ -279,18 +280,13 @@ async def test_what_is_no_tool_is_logged_once_and_no_server_fills_the_log(
     assert len([record for record in caplog.records if "is not offered" in record.getMessage()]) == MOST_LINES
 
 
-async def test_a_long_list_is_read_beside_the_event_loop(both: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, source = both
-    threads: list[threading.Thread] = []
-
-    def problem(_: str) -> str:
-        threads.append(threading.current_thread())
-        return ""
-
-    monkeypatch.setattr("turnkeeper.tools.remote.listed.schema_problem", problem)
-    await source.refresh()
-    assert threads
-    assert threading.current_thread() not in threads
+async def test_a_long_list_is_read_beside_the_event_loop(both: Answered) -> None:
+    server, source = both
+    server.tools += [tool_pb2.Tool(name=f"more{number}", schema_json='{"type":"object"}') for number in range(100)]
+    with counting_calls() as counts:  # of this thread alone
+        await source.refresh()
+    assert len(source.specs()) > 100
+    assert described.__qualname__ not in counts
 
 
 async def test_a_server_is_trusted_by_its_certificate_alone() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.processes import until
 from turnkeeper.rpc.places import KEPT_FREE, Places
 
 
@@ -156,9 +157,7 @@ async def test_calls_that_become_old_are_given_up_for_those_in_line_and_not_more
     assert shared.fill("a") == 2
     waiting = await shared.join("a")
     shared.old = ["a", "a"]
-    async with asyncio.timeout(5):
-        while not shared.given_up:  # noqa: ASYNC110 - the timer's own time
-            await asyncio.sleep(0.001)
+    await until(lambda: bool(shared.given_up))
     await asyncio.sleep(0.02)  # ten further looks
     assert shared.given_up == ["a"]
     shared.places.free("a")

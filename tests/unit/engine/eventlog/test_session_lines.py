@@ -15,6 +15,7 @@ from tests.builders import new_id
 from tests.contracts.stores import a_changeset, begin, committed, head_of, make_due
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
+from tests.processes import until
 from turnkeeper.admission.gate import CURRENT, Gate, Kind
 from turnkeeper.admission.load import Load
 from turnkeeper.domain.event import SessionUpdated
@@ -109,11 +110,6 @@ class Replica:
         """A caller changes the session."""
         return asyncio.create_task(self.writer.append(KEY, lambda uow: change(uow, title)))
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0)
-
 
 def change(uow: UnitOfWork, title: str) -> str:
     """Appends an event that tells changes apart."""
@@ -179,7 +175,7 @@ async def test_a_caller_that_leaves_gives_up_its_place() -> None:
     replica = await Replica.with_session()
     replica.go_on.clear()
     first, second, third = (replica.change(title) for title in ("first", "second", "third"))
-    await replica.until(lambda: replica.commits == 1)
+    await until(lambda: replica.commits == 1)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second

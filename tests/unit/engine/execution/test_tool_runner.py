@@ -1,7 +1,7 @@
 """A turn's tools: their telemetry names their source, and calls that must not run twice outlive the run."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from tests.builders import a_call, a_session_key
+from tests.processes import until
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome, ToolSpec
 from turnkeeper.domain.turn import ToolCaller
@@ -221,12 +222,6 @@ async def test_a_tool_that_ends_while_it_is_cancelled_has_its_result() -> None:
     await runner.stop()
     (finished,) = runner.take_results()
     assert finished.result.outcome is ToolOutcome.OK
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT.total_seconds()):
-        while not condition():  # noqa: ASYNC110 - a count sends no notification
-            await asyncio.sleep(0)
 
 
 async def test_a_call_beyond_its_tools_number_waits_for_room() -> None:
