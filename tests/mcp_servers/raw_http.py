@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -166,16 +167,16 @@ def held(began: asyncio.Event, gone: asyncio.Event) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def raw_server(port: int = 0) -> AsyncIterator[RawServer]:
+async def raw_server(port: int = 0, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
     """Yields a server of this machine; port 0 takes a free one."""
     server = RawServer()
     app = web.Application()
     app.router.add_route("*", "/mcp", server.handle)
     runner = server.runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+    site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True, ssl_context=tls)
     await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}/mcp"
     try:
         yield server
     finally:

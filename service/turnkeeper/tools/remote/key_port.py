@@ -7,17 +7,16 @@ from typing import Final
 
 from aiohttp import web
 
-from turnkeeper.start_errors import SettingError
+from turnkeeper.start_errors import PortTaken
 
 PATH: Final = "/.well-known/jwks.json"
 MAX_AGE: Final = 300
 """Seconds for which a reader may keep the set."""
 
+SETTINGS: Final = "jwks-"
+"""The beginning of the name of its setting."""
+
 logger = logging.getLogger(__name__)
-
-
-class KeyPortTaken(SettingError):
-    """The key port cannot be listened on."""
 
 
 @contextlib.asynccontextmanager
@@ -27,7 +26,7 @@ async def serving(
     """Serves what `keys` returns until the end of the block, and yields the address of the set.
 
     The keys are public, so that there is neither TLS nor a credential. `share_port`: other processes listen on the
-    port, too; they have the same keys. Raises KeyPortTaken.
+    port, too; they have the same keys. Raises PortTaken.
     """
     headers = {"Cache-Control": f"public, max-age={MAX_AGE}"}
 
@@ -43,7 +42,7 @@ async def serving(
         try:
             await site.start()
         except OSError as error:
-            raise KeyPortTaken(f"--jwks-port {port} cannot be listened on: {error.strerror}") from None
+            raise PortTaken(f"{host}:{port}", error, kind=SETTINGS) from None
         taken = runner.addresses[0][1]
         address = f"http://{host}:{taken}{PATH}"
         logger.info("keys of tool calls are served on %s", address)
