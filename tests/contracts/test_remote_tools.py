@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc import aio
 
@@ -27,7 +29,7 @@ from turnkeeper.tools.remote.listed import start_time_of
 from turnkeeper.tools.remote.source import RemoteTools
 from turnkeeper.tools.remote.tokens import CallTokens
 from turnkeeper_tool_server import Call, KeyLedger, ToolServer
-from turnkeeper_tool_server.ledger import Entry
+from turnkeeper_tool_server.ledger import BROKEN, DONE, KEEP, STARTS, Entry
 
 STATE = ReconciledState
 TRANSFER = '{"amount":5,"to":"bob"}'
@@ -257,3 +259,31 @@ async def test_a_call_whose_end_cannot_be_stored_does_not_run_for_ever(tmp_path:
             Reconciled(state=STATE.DONE, result_json='"moved"') if of_records else Reconciled(state=STATE.UNKNOWN)
         )
         assert await source.reconcile(TOOL, context) == expected
+
+
+def test_a_call_that_runs_for_longer_than_a_day_keeps_its_key(tmp_path: Path) -> None:
+    now = 1e9
+    ledger = KeyLedger(tmp_path / "calls.sqlite", skew=-5.0, clock=lambda: now)
+    assert ledger.begin("long", 1, now) is STARTS
+    started, now = now, now + 3 * KEEP
+    ledger.end("long", Entry(DONE, '"moved"'))
+    assert ledger.reconcile("long", 1, started) == Entry(DONE, '"moved"')
+    now += 2 * KEEP
+    assert ledger.reconcile("long", 1, started) == Entry(BROKEN), "an ended one is forgotten after a day"
+
+
+async def test_a_start_is_refused_while_the_keys_cannot_be_read(tmp_path: Path) -> None:
+    """It had no effect, and that is proven, whatever answers in place of the key set."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="<html>")
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with TestServer(app) as pages:
+        bank = Bank(tmp_path, str(pages.make_url("/")))
+        async with served(bank) as address, connected(address) as source:
+            source._foreign = {TOOL: "transfer"}  # noqa: SLF001 - as listed before
+            with pytest.raises(NotStarted, match="token"):
+                await source.call(TOOL, {}, a_context(arguments_json=TRANSFER))
+            assert not bank.transfers()

@@ -163,7 +163,8 @@ func (l *Ledger) atomically(work func(*sql.Tx) error) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.Exec("DELETE FROM calls WHERE at < ?", seconds(time.Now().Add(-keep-2*l.skew))); err != nil {
+	old := "DELETE FROM calls WHERE at < ? AND NOT (state = ? AND process = ?)" // what still runs is kept
+	if _, err := tx.Exec(old, seconds(time.Now().Add(-keep-2*l.skew)), Running, l.process); err != nil {
 		return err
 	}
 	if err := work(tx); err != nil {

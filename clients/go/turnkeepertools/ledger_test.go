@@ -70,3 +70,19 @@ func TestWhatMayBeForgottenIsNoPromise(t *testing.T) {
 		t.Fatalf("%v %v", entry, err)
 	}
 }
+
+func TestACallThatRunsForLongerThanADayKeepsItsKey(t *testing.T) {
+	ledger, now := opened(t, filepath.Join(t.TempDir(), "calls.sqlite")), time.Now()
+	if entry, err := ledger.Begin("key", 1, now); err != nil || entry.State != Starts {
+		t.Fatalf("%v %v", entry, err)
+	}
+	if _, err := ledger.db.Exec("UPDATE calls SET at = 0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := ledger.End("key", Entry{State: Done, ResultJSON: `"yes"`}); err != nil {
+		t.Fatal(err)
+	}
+	if entry, err := ledger.Reconcile("key", 1, now); err != nil || entry.State != Done {
+		t.Fatalf("%v %v", entry, err)
+	}
+}

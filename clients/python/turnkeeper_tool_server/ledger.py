@@ -113,7 +113,8 @@ class KeyLedger:
         now = self._clock()
         if now - self._pruned > 60:
             self._pruned = now
-            self._db.execute("DELETE FROM calls WHERE at < ?", (now - KEEP - 2 * self._skew,))
+            old = "DELETE FROM calls WHERE at < ? AND NOT (state = ? AND process = ?)"  # what still runs is kept
+            self._db.execute(old, (now - KEEP - 2 * self._skew, RUNNING, self._process))
         return _Transaction(self._db)
 
 

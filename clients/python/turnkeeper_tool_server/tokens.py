@@ -48,7 +48,7 @@ class TokenCheck:
                     options=needed,  # type: ignore[arg-type]
                 )
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError) as error:  # a key set that is no JSON is a ValueError
             raise BadToken(f"the token is not valid: {error}") from None
 
 
