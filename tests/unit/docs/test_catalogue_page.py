@@ -9,6 +9,7 @@ from tests.unit.docs.pages import blocks, reference, table
 from turnkeeper.tools import catalogue, servers
 from turnkeeper.tools.mcp import tables
 from turnkeeper.tools.naming import full_name
+from turnkeeper.tools.remote import table as remote
 from turnkeeper.tools.results import RESULT_BYTES
 from turnkeeper.watched_file import BadFile
 
@@ -41,6 +42,12 @@ def test_the_keys_of_mcp_servers() -> None:
         assert {key for key, (server, _) in rows.items() if server == kind} == own
     assert {key for key, (server, _) in rows.items() if server == "both"} == both
     assert rows["idle"][1] == "10m"
+
+
+def test_the_keys_of_servers_over_grpc() -> None:
+    rows = {row[0]: row[3] for row in table(PAGE, "key", "form", "without it", "meaning")}
+    assert list(rows) == list(remote.GrpcTable.model_fields)
+    assert f"{remote.MOST_KEYS} at most" in rows["keys"]
 
 
 def test_its_names_and_times_are_those_of_the_code() -> None:

@@ -1,4 +1,4 @@
-"""The tables of tool servers over gRPC, the keys that sign their calls, and the page about them."""
+"""The tables of tool servers over gRPC, and the keys that sign their calls."""
 
 import re
 from collections.abc import Sequence
@@ -8,10 +8,9 @@ import jwt
 import pytest
 
 from tests.tool_servers.served import a_context, a_key_file
-from tests.unit.docs.pages import DOCS
 from turnkeeper.tools import catalogue
 from turnkeeper.tools.contract import ServerSource
-from turnkeeper.tools.remote.table import _Table, published, source_of
+from turnkeeper.tools.remote.table import published, source_of
 from turnkeeper.tools.remote.tokens import CallTokens
 from turnkeeper.watched_file import BadFile
 
@@ -60,9 +59,3 @@ def test_a_server_without_keys_signs_with_one_of_the_process(tmp_path: Path, cap
     (source,) = sources(tmp_path, 'grpc = "127.0.0.1:50061"\nplaintext = true')
     assert len(published([source])) == 1
     assert "no other replica has" in caplog.text
-
-
-def test_the_page_has_each_key_of_a_table() -> None:
-    page = (DOCS / "reference/catalogue.md").read_text(encoding="utf-8")
-    part = page.partition("Of a server over gRPC")[2].partition("A server that is down")[0]
-    assert re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) == list(_Table.model_fields)

@@ -17,7 +17,9 @@ MOST_KEYS: Final = 8
 logger = logging.getLogger(__name__)
 
 
-class _Table(BaseModel):
+class GrpcTable(BaseModel):
+    """The keys of such a table."""
+
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
     grpc: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._\-\[\]:]+:[0-9]{1,5}$", max_length=300)]
@@ -28,7 +30,7 @@ class _Table(BaseModel):
 
 def source_of(server: ToolServer) -> RemoteTools:
     """Returns the source of a server, not connected. Raises BadFile for a table that cannot be used."""
-    table = server.read(_Table)
+    table = server.read(GrpcTable)
     if table.plaintext and table.ca is not None:
         server.refuse("ca", "has no meaning with plaintext = true; remove one of them")
     try:
@@ -52,7 +54,7 @@ def published(sources: Sequence[ServerSource]) -> Sequence[Mapping[str, str]]:
     return list({key["kid"]: key for key in keys}.values())
 
 
-def _authorities(server: ToolServer, table: _Table) -> bytes | None:
+def _authorities(server: ToolServer, table: GrpcTable) -> bytes | None:
     if table.ca is None:
         return None
     try:
