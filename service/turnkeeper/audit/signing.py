@@ -10,18 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
-    load_pem_private_key,
     load_pem_public_key,
 )
 
 from turnkeeper.domain.audit import Seal
-from turnkeeper.start_errors import SettingError
-
-_MAKE = "make one with openssl genpkey -algorithm ed25519 -out audit.pem"
-
-
-class UnfitKey(SettingError):
-    """The file holds no key that can be used. The message names the file and what to do; it quotes nothing of it."""
+from turnkeeper.key_files import UnfitKey, content_of, private_key
 
 
 class Signer:
@@ -34,15 +27,7 @@ class Signer:
     @classmethod
     def from_file(cls, path: Path) -> "Signer":
         """Returns the signer of the file's key. Raises UnfitKey."""
-        try:
-            key = load_pem_private_key(_content(path), password=None)
-        except TypeError:
-            raise UnfitKey(f"{path} is encrypted: give a key without a password") from None
-        except (ValueError, UnsupportedAlgorithm):
-            raise UnfitKey(f"{path} is not a private key in PEM: {_MAKE}") from None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise UnfitKey(f"{path} is not an Ed25519 key: {_MAKE}")
-        return cls(key)
+        return cls(private_key(path, example="audit.pem"))
 
     def sign(self, seal: Seal) -> Seal:
         """Returns the seal with its signature."""
@@ -84,7 +69,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
-    content = _content(path)
+    content = content_of(path)
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):
@@ -92,10 +77,3 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise UnfitKey(f"{path} is not an Ed25519 key")
     return key
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnfitKey(f"{path} cannot be read: {error.strerror}") from None

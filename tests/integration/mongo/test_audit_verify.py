@@ -19,11 +19,12 @@ from tests.contracts.databases import database_name, shared_database
 from tests.contracts.stores import TextCodec
 from tests.contracts.test_store_audit import a_record
 from turnkeeper.audit.export import lines_of_session, lines_of_trail
-from turnkeeper.audit.signing import Signer, UnfitKey
+from turnkeeper.audit.signing import Signer
 from turnkeeper.command_line import main
 from turnkeeper.domain.audit import ChainEnd, Seal, StoredRecord, seal_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.replica.sealer import Sealer
+from turnkeeper.key_files import UnfitKey
 from turnkeeper.store.mongo.audit_documents import seal_document, seal_of_document
 from turnkeeper.store.mongo.store import MongoStore
 

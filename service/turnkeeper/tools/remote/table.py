@@ -7,11 +7,12 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from turnkeeper.key_files import UnfitKey
 from turnkeeper.tools.catalogue import ToolServer
 from turnkeeper.tools.contract import ServerSource
 from turnkeeper.tools.remote.channel import RemoteServer, authorities
 from turnkeeper.tools.remote.source import RemoteTools
-from turnkeeper.tools.remote.tokens import CallTokens, UnfitToolKey
+from turnkeeper.tools.remote.tokens import CallTokens
 
 MOST_KEYS: Final = 8
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def source_of(server: ToolServer) -> RemoteTools:
         server.refuse("ca", "has no meaning with plaintext = true; remove one of them")
     try:
         tokens = CallTokens.from_files([Path(key) for key in table.keys])
-    except UnfitToolKey as unfit:
+    except UnfitKey as unfit:
         server.refuse("keys", f"cannot be used: {unfit}")
     if not table.keys:
         logger.warning(

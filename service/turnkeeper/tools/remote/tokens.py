@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from turnkeeper.start_errors import SettingError
+from turnkeeper.key_files import private_key
 from turnkeeper.tools.contract import ToolContext
 
 ISSUER: Final = "turnkeeper"
 """`iss` of every token."""
 VALID_FOR: Final = 60
 """Seconds that a token is valid."""
-_MAKE: Final = "make one with openssl genpkey -algorithm ed25519 -out tools.pem"
-
-
-class UnfitToolKey(SettingError):
-    """The file holds no key that can be used. The message names the file and what to do; it quotes nothing of it."""
 
 
 class CallTokens:
@@ -41,8 +35,8 @@ class CallTokens:
 
     @classmethod
     def from_files(cls, paths: Sequence[Path]) -> "CallTokens":
-        """Returns the tokens of the files' keys. Raises UnfitToolKey."""
-        return cls([_private_key(path) for path in paths])
+        """Returns the tokens of the files' keys. Raises UnfitKey."""
+        return cls([private_key(path, example="tools.pem") for path in paths])
 
     def key_set(self) -> Sequence[Mapping[str, str]]:
         """Returns the public keys as the members of a JWK set (RFC 7517, RFC 8037)."""
@@ -91,17 +85,3 @@ def _raw(key: Ed25519PublicKey) -> str:
 
 def _base64(value: bytes) -> str:
     return urlsafe_b64encode(value).rstrip(b"=").decode()
-
-
-def _private_key(path: Path) -> Ed25519PrivateKey:
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise UnfitToolKey(f"{path} cannot be read: {error.strerror}") from None
-    except TypeError:
-        raise UnfitToolKey(f"{path} is encrypted: give a key without a password") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise UnfitToolKey(f"{path} is not a private key in PEM: {_MAKE}") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UnfitToolKey(f"{path} is not an Ed25519 key: {_MAKE}")
-    return key
