@@ -174,6 +174,16 @@ async def test_a_result_over_the_entrys_cap_fails_with_words() -> None:
     assert (await box.run(call)).result.result_json == '{"error": "The result has more than 10 bytes; ask for less."}'
 
 
+def test_all_tools_that_an_entry_covers_share_its_room() -> None:
+    box, time, git = a_box(SERVERS + '[[tool]]\ntool = "time__*"\nconcurrency = 2\n[[tool]]\ntool = "*"\n')
+    time.offer("now", "zone")
+    git.offer("log")
+    room = box.room_of("time__now")
+    assert room is not None
+    assert box.room_of("time__zone") is room
+    assert (box.room_of("git__log"), box.room_of("gone")) == (None, None)
+
+
 class Telling(LocalServer):
     """A server that also tells what became of a call."""
 

@@ -14,6 +14,7 @@ from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.policy import PolicyRule
 from turnkeeper.domain.session import SessionKey
@@ -103,6 +104,7 @@ class Tools:
         self.error: type[BaseException] | None = RuntimeError
         self.started = asyncio.Event()
         self.released = asyncio.Event()
+        self.contexts: list[ToolContext] = []
 
     def specs(self) -> Sequence[ToolSpec]:
         return [
@@ -110,6 +112,7 @@ class Tools:
         ]
 
     async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
+        self.contexts.append(context)
         if self.error is not None:
             raise self.error
         self.started.set()
@@ -209,7 +212,7 @@ class Replica:
         key, turn_id = await self.accepted()
         return key, await self.ended(key, turn_id)
 
-    async def accepted(self) -> tuple[SessionKey, str]:
+    async def accepted(self, *, origin: Origin = NO_ORIGIN) -> tuple[SessionKey, str]:
         """Returns the session and the turn of a new session's first message, which the worker claims."""
         key = a_session_key(session_id=new_id("session"))
         session = a_session(key, agent=self.runner.name, agent_version=self.runner.version)
@@ -227,6 +230,7 @@ class Replica:
             content=(Part(text=self.text),),
             if_busy="REJECT",
             options=TurnOptions(),
+            origin=origin,
         )
         stored = await self.log_writer.append(key, lambda uow: accept(uow, message, offer=None))
         assert isinstance(stored, Stored)
