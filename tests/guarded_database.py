@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pymongo import AsyncMongoClient
 
+from tests.processes import until_call
 from turnkeeper.child_processes import free_port
 from turnkeeper.store.embedded import find_mongod
 
@@ -82,8 +83,11 @@ async def _prepare(database: GuardedDatabase) -> None:
     """Makes the set and its users: the first one before any login is needed."""
     async with AsyncMongoClient[dict[str, Any]](f"mongodb://{database.at}/", directConnection=True) as client:
         await client.admin.command("replSetInitiate", {"_id": SET, "members": [{"_id": 0, "host": database.at}]})
-        while not (await client.admin.command("hello"))["isWritablePrimary"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+        async def is_primary() -> bool:
+            return bool((await client.admin.command("hello"))["isWritablePrimary"])
+
+        await until_call(is_primary, timeout=30)
         await client.admin.command("createUser", "ada", pwd="p@ss/word", roles=["root"])
     async with database.admin() as client:
         await client.admin.command("createUser", "bob", pwd="bob", roles=["readAnyDatabase"])

@@ -11,6 +11,8 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ImageContent, InputRequiredResult, ResourceLink, TextContent, ToolAnnotations
 
+from tests.processes import until
+
 
 def sdk_server() -> MCPServer:
     """Returns the server."""
@@ -66,8 +68,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:  # noqa: ASYNC110 - it sends no notification
-        await asyncio.sleep(0.01)
+    await until(lambda: server.started, timeout=30)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}/mcp"

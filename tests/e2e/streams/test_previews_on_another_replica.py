@@ -19,7 +19,7 @@ from tests.e2e.support.faults import refused_command
 from tests.e2e.support.server_processes import doomed, freeze, thaw
 from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
-from tests.processes import until
+from tests.processes import until, until_call
 from turnkeeper.pb.v1 import chat_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -258,13 +258,14 @@ async def _stalled(env: Environment, words: str) -> tuple[str, chat_pb2.Turn]:
     turn = await harness.send_message_to_session(env.stubs, session, words, wait=0)
     async with _following(env.stubs, session, reader):
         await until(lambda: _only_text(reader) == STORY)
-    async with AsyncMongoClient[dict[str, str]](env.mongo_uri) as client, asyncio.timeout(10):
+    async with AsyncMongoClient[dict[str, str]](env.mongo_uri) as client:
         partials = client[env.database]["partials"]
-        while (  # noqa: ASYNC110 - the database sends no notification
-            "".join([partial["text"] async for partial in partials.find({"session_id": session}).sort("offset")])
-            != STORY
-        ):
-            await asyncio.sleep(0.02)
+
+        async def is_published() -> bool:
+            parts = partials.find({"session_id": session}).sort("offset")
+            return "".join([partial["text"] async for partial in parts]) == STORY
+
+        await until_call(is_published)
     return session, turn
 
 
