@@ -257,6 +257,7 @@ async def test_a_changed_list_is_another_listing_and_what_is_no_tool_is_left_out
     first, second = source.specs()
     assert (first.name, first.tool_class) == (TOOL, ToolClass.IRREVERSIBLE)
     assert second.name.startswith("ledger___berweisen_jetzt_")
+    assert (first.foreign_name, second.foreign_name) == ("", "überweisen.jetzt")
     assert await source.call(second.name, {}, a_context()) == '"moved"'
     assert server.calls[-1][0].name == "überweisen.jetzt"
     server.tools[:] = server.tools[1:2]

@@ -25,3 +25,8 @@ def full_name(source: str, tool: str) -> str:
     digest = hashlib.sha256(tool.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
     room = LONGEST - len(source) - len(SEPARATOR) - len(digest) - 1
     return f"{source}{SEPARATOR}{_FOREIGN.sub('_', tool)[:room]}_{digest}"
+
+
+def foreign_name(name: str, tool: str) -> str:
+    """Returns what the server calls its tool if the full name maps that; empty if the full name shows it."""
+    return "" if name == f"{name.partition(SEPARATOR)[0]}{SEPARATOR}{tool}" else tool

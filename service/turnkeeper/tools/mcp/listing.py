@@ -9,7 +9,7 @@ import mcp_types as types
 
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.tools.comparison import ArgumentsSchema
-from turnkeeper.tools.naming import full_name
+from turnkeeper.tools.naming import foreign_name, full_name
 from turnkeeper.tools.untrusted_schema import schema_problem
 
 DESCRIPTION: Final = 8_192
@@ -79,7 +79,7 @@ def _tool(source: str, name: str, tool: types.Tool, schema_json: str) -> Listed:
         schema_json=schema_json,
         tool_class=least_class(tool.annotations),
         source=source,
-        foreign_name="" if name.endswith(f"__{tool.name}") else tool.name,
+        foreign_name=foreign_name(name, tool.name),
     )
     return Listed(spec=spec, foreign_name=tool.name, output_json=output_json)
 

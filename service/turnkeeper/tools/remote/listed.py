@@ -12,7 +12,7 @@ from turnkeeper.domain.json_text import object_problem
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.pb.tools.v1 import tool_pb2
 from turnkeeper.tools.contract import ToolContext
-from turnkeeper.tools.naming import full_name
+from turnkeeper.tools.naming import foreign_name, full_name
 from turnkeeper.tools.untrusted_schema import schema_problem
 
 MOST_TOOLS: Final = 1_000
@@ -53,6 +53,7 @@ def described(source: str, response: tool_pb2.ListToolsResponse) -> Described:
             schema_json=json.dumps(json.loads(tool.schema_json), sort_keys=True, separators=(",", ":")),
             tool_class=_class(tool),
             source=source,
+            foreign_name=foreign_name(name, tool.name),
         )
     if len(response.tools) > MOST_TOOLS:
         first_left = full_name(source, response.tools[MOST_TOOLS].name)
