@@ -34,6 +34,7 @@ from turnkeeper.tools.remote.channel import authorities
 from turnkeeper.tools.remote.listed import described
 from turnkeeper.tools.remote.source import MOST_REPORTED, RemoteTools
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult
+from turnkeeper.tools.server_limits import DESCRIPTION, SCHEMA_BYTES
 from turnkeeper.tools.server_log import MOST_LINES
 
 TOOL = "ledger__transfer"
@@ -266,6 +267,17 @@ async def test_a_changed_list_is_another_listing_and_what_is_no_tool_is_left_out
         await source.call(TOOL, {}, a_context())
 
 
+async def test_a_long_description_is_cut_and_a_long_schema_is_none(both: Answered) -> None:
+    server, source = both
+    server.tools[0].description = "d" * 100_000
+    server.tools += [
+        tool_pb2.Tool(name="long", schema_json=json.dumps({"type": "object", "title": "t" * SCHEMA_BYTES}))
+    ]
+    await source.refresh()
+    (spec,) = source.specs()
+    assert (spec.name, len(spec.description)) == (TOOL, DESCRIPTION)
+
+
 async def test_what_is_no_tool_is_logged_once_and_no_server_fills_the_log(
     both: Answered, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,7 +286,7 @@ async def test_what_is_no_tool_is_logged_once_and_no_server_fills_the_log(
     for _ in range(3):
         await source.refresh()
     assert [record.getMessage() for record in caplog.records if "ledger__list" in record.getMessage()] == [
-        "the tool server ledger: its tool ledger__list is not offered: its schema: is not a JSON object"
+        "the tool server ledger: its tool ledger__list is not offered: its schema is not a JSON object"
     ]
     server.tools += [tool_pb2.Tool(name=f"odd{number}", schema_json="[]") for number in range(2 * MOST_LINES)]
     await source.refresh()

@@ -3,19 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import mcp_types as types
 
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.tools.comparison import ArgumentsSchema
 from turnkeeper.tools.naming import foreign_name, full_name
-from turnkeeper.tools.untrusted_schema import schema_problem
-
-DESCRIPTION: Final = 8_192
-"""Characters of a description, at most; the rest is cut."""
-SCHEMA_BYTES: Final = 64 << 10
-"""Bytes of a schema, at most."""
+from turnkeeper.tools.server_limits import DESCRIPTION, listed_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +44,7 @@ def listed(source: str, tools: Iterable[types.Tool]) -> tuple[dict[str, Listed],
     for tool in sorted(tools, key=lambda tool: tool.name):
         name = full_name(source, tool.name)
         schema_json = _written(tool.input_schema)
-        if problem := _problem(schema_json):
+        if problem := listed_problem(schema_json):
             refused[tool.name] = f"its schema {problem}"
         elif name in offered or tool.name in refused:
             offered.pop(name, None)
@@ -71,7 +66,7 @@ def least_class(annotations: types.ToolAnnotations | None) -> ToolClass:
 
 def _tool(source: str, name: str, tool: types.Tool, schema_json: str) -> Listed:
     output_json = _written(tool.output_schema) if tool.output_schema is not None else ""
-    if output_json and _problem(output_json):
+    if output_json and listed_problem(output_json):
         output_json = ""
     spec = ToolSpec(
         name=name,
@@ -86,10 +81,3 @@ def _tool(source: str, name: str, tool: types.Tool, schema_json: str) -> Listed:
 
 def _written(schema: Mapping[str, Any]) -> str:
     return json.dumps(schema, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _problem(schema_json: str) -> str:
-    """Returns what is wrong with a schema; empty if nothing is."""
-    if len(schema_json.encode(errors="replace")) > SCHEMA_BYTES:
-        return f"has more than {SCHEMA_BYTES} bytes"
-    return schema_problem(schema_json)

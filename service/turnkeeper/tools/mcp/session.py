@@ -17,12 +17,12 @@ from turnkeeper.tools.mcp import http, process
 from turnkeeper.tools.mcp.link import CannotOpen, Link, one_line
 from turnkeeper.tools.mcp.messages import Ending, ending_of
 from turnkeeper.tools.mcp.tables import McpServer, Revision, StdioServer
+from turnkeeper.tools.server_limits import MOST_TOOLS
 
 PROBE_TIME: Final = 8.0
 """Seconds for a server to start, and to tell that it knows the newest revision. An older one may not answer at all."""
 LIST_TIME: Final = 20.0
 """Seconds for a server to list its tools, all pages."""
-MOST_TOOLS: Final = 1_000
 MOST_PAGES: Final = 100
 _UNLISTED: Final = (MCPError, ValidationError, RuntimeError)
 """What the SDK raises for a server that breaks the protocol."""

@@ -13,12 +13,8 @@ from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.pb.tools.v1 import tool_pb2
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.naming import foreign_name, full_name
-from turnkeeper.tools.untrusted_schema import schema_problem
+from turnkeeper.tools.server_limits import DESCRIPTION, MOST_TOOLS, listed_problem
 
-MOST_TOOLS: Final = 1_000
-"""Tools of one server that are taken; more are left out."""
-SCHEMA_BYTES: Final = 64 * 1024
-DESCRIPTION_CHARACTERS: Final = 16 * 1024
 CLASS: Final = "class"
 """The annotation by which a server states the class of a tool; it can only tighten what the catalogue states."""
 _DEFAULT_RETRY: Final = timedelta(seconds=1)
@@ -49,7 +45,7 @@ def described(source: str, response: tool_pb2.ListToolsResponse) -> Described:
         foreign[name] = tool.name
         specs[name] = ToolSpec(
             name=name,
-            description=tool.description or tool.name,
+            description=(tool.description or tool.name)[:DESCRIPTION],
             schema_json=json.dumps(json.loads(tool.schema_json), sort_keys=True, separators=(",", ":")),
             tool_class=_class(tool),
             source=source,
@@ -80,13 +76,8 @@ def start_time_of(context: ToolContext) -> Timestamp | None:
 
 def _problem(tool: tool_pb2.Tool) -> str:
     """Returns why this cannot be a tool; empty if it can."""
-    if len(tool.schema_json.encode(errors="replace")) > SCHEMA_BYTES:
-        return f"its schema has more than {SCHEMA_BYTES} bytes"
-    if len(tool.description) > DESCRIPTION_CHARACTERS:
-        return f"its description has more than {DESCRIPTION_CHARACTERS} characters"
-    if problem := object_problem(tool.schema_json) or schema_problem(tool.schema_json):
-        return f"its schema: {problem}"
-    return ""
+    problem = object_problem(tool.schema_json) or listed_problem(tool.schema_json)
+    return f"its schema {problem}" if problem else ""
 
 
 def _class(tool: tool_pb2.Tool) -> ToolClass:

@@ -9,7 +9,8 @@ import pytest
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.tools.contract import ToolError
 from turnkeeper.tools.mcp.content import text_of
-from turnkeeper.tools.mcp.listing import DESCRIPTION, Listed, least_class, listed
+from turnkeeper.tools.mcp.listing import Listed, least_class, listed
+from turnkeeper.tools.server_limits import DESCRIPTION
 
 OBJECT = {"type": "object"}
 
