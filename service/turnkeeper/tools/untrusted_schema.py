@@ -7,6 +7,7 @@ may lead to other schemas of the same document only.
 
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final
@@ -110,6 +111,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
 KEYWORDS: Final = frozenset(_HOLDERS) | frozenset(_FORMS)
 """The keywords whose values have a form; any other may have any value."""
 _known: dict[bytes, str] = {}
+_adding = threading.Lock()
 
 
 def schema_problem(schema_json: str) -> str:
@@ -118,9 +120,10 @@ def schema_problem(schema_json: str) -> str:
     problem = _known.get(digest)
     if problem is None:
         problem = _schema_problem(schema_json)
-        if len(_known) >= _MOST_KNOWN:
-            del _known[next(iter(_known))]
-        _known[digest] = problem
+        with _adding:  # lists of tool servers are examined in threads
+            if len(_known) >= _MOST_KNOWN:
+                del _known[next(iter(_known))]
+            _known[digest] = problem
     return problem
 
 

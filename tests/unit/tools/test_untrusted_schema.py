@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -155,3 +156,16 @@ def test_a_schema_has_so_many_parts_at_most() -> None:
         schema_problem(json.dumps({"type": "object", "allOf": [{}] * (MOST_PARTS - 2)}))
         == f"has more than {MOST_PARTS} parts"
     )
+
+
+def test_several_threads_examine_schemas_at_the_same_time() -> None:
+    def examine(number: int) -> set[str]:
+        return {schema_problem(json.dumps({"type": "object", "title": f"{number}-{one}"})) for one in range(3_000)}
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(examine, range(4))) == [{""}] * 4
+    finally:
+        sys.setswitchinterval(before)
