@@ -46,7 +46,7 @@ REFERENCE = ROOT / "docs/reference"
 _CALLERS = (sessions.SessionService, chat.ChatService, approvals.ApprovalService, agents.AgentService)
 _OPERATORS = (audit.AuditService, operations.OperatorService)
 SERVICERS: Mapping[str, type[Any]] = {servicer.__name__: servicer for servicer in (*_CALLERS, *_OPERATORS)}
-PREVIEWS = {"content_delta": True, "tool_progress": False}
+PREVIEWS = {"content_delta": True, "tool_progress": True}
 """Whether each preview is sent."""
 REPEATS = {
     MethodOptions.NO_SIDE_EFFECTS: "Changes nothing: repeat it freely.",

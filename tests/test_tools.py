@@ -64,6 +64,13 @@ def hold_irreversible_in_thread(label: str, context: ToolContext) -> str:
     return asyncio.run(_released(label))
 
 
+@tool(tool_class=ToolClass.READ_ONLY)
+def count_pages(label: str, context: ToolContext) -> str:
+    """Tells how far it is, and returns late."""
+    context.report(f"{label} is half done")
+    return asyncio.run(_released(label))
+
+
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 def act(label: str, context: ToolContext) -> str:
     """Has an irreversible effect."""

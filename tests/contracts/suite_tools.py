@@ -3,7 +3,11 @@
 import asyncio
 from pathlib import Path
 
+from tests.processes import until
 from turnkeeper.tools import ToolClass, ToolContext, ToolError, tool
+
+HALF_WAY = "half\n  way \u202e \x1b[2J"
+"""A line of progress that would do harm on a terminal."""
 
 
 @tool(tool_class=ToolClass.READ_ONLY)
@@ -65,7 +69,15 @@ async def flood(lines: int, context: ToolContext) -> str:
     return "done"
 
 
-TOOLS = (echo, refuse, crash, fill, nothing, nest, wait, flood)
+@tool(tool_class=ToolClass.READ_ONLY)
+async def advance(file: str, context: ToolContext) -> str:
+    """Reports that it is half way, and goes on once the file is there."""
+    context.report(HALF_WAY)
+    await until(Path(file).exists)
+    return "done"
+
+
+TOOLS = (echo, refuse, crash, fill, nothing, nest, wait, flood, advance)
 
 
 @tool(tool_class=ToolClass.READ_ONLY, name="echo")

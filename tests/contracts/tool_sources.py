@@ -22,7 +22,9 @@ from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.message import ToolRequest
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolSpec
 from turnkeeper.domain.turn import ToolCaller
+from turnkeeper.engine.execution.call_progress import WatchedProgress
 from turnkeeper.engine.execution.tool_runner import ToolRunner
+from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.tools.catalogue import parse
 from turnkeeper.tools.mcp.source import McpTools
 from turnkeeper.tools.python import PythonTools
@@ -49,6 +51,8 @@ class SuiteTools:
     """Stands before the names of the tools."""
     late: frozenset[ToolOutcome] = frozenset({ToolOutcome.TIMED_OUT, ToolOutcome.FAILED})
     """How a call ends whose time is over; a source may end it a moment before."""
+    feed: Feed = field(default_factory=Feed)
+    """Has how far the calls are."""
     runner: ToolRunner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +63,7 @@ class SuiteTools:
             metrics=Meters().metrics,
             detached=set(),
             hold=held,
+            progress=WatchedProgress(self.feed),
         )
 
     def spec(self, tool: str) -> ToolSpec:
@@ -114,20 +119,21 @@ async def python_tools() -> AsyncIterator[SuiteTools]:
     yield SuiteTools(toolbox=Toolbox([source]), change=change)
 
 
+def write_list(folder: Path, tools: PythonTools) -> None:
+    """Writes what the program lists that has this folder."""
+    described = [tool.model_dump(by_alias=True, exclude_none=True) for tool in listed(tools)]
+    (folder / "tools.json").write_text(json.dumps(described))
+
+
 @contextlib.asynccontextmanager
 async def mcp_stdio_tools() -> AsyncIterator[SuiteTools]:
     """An MCP server that is a process."""
     with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-") as folder:
-
-        def offer(tools: PythonTools) -> None:
-            described = [tool.model_dump(by_alias=True, exclude_none=True) for tool in listed(tools)]
-            (Path(folder) / "tools.json").write_text(json.dumps(described))
-
-        offer(PythonTools(suite_tools.TOOLS))
+        write_list(Path(folder), PythonTools(suite_tools.TOOLS))
         command = (sys.executable, "-I", "-S", str(STDIO_SERVER), folder)
         async with mcp_servers.running(mcp_servers.program("suite", *command)) as source:
             await source.refresh()
-            yield _mcp_tools(source, lambda: offer(PythonTools(suite_tools.CHANGED)))
+            yield _mcp_tools(source, lambda: write_list(Path(folder), PythonTools(suite_tools.CHANGED)))
 
 
 @contextlib.asynccontextmanager

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mcp_types as types
 from mcp.server.lowlevel.server import Server
 
+from tests.contracts.suite_tools import HALF_WAY
+from tests.processes import until
 from turnkeeper.tools import ToolContext
 from turnkeeper.tools.failure import ToolFailed, failure_of
 from turnkeeper.tools.python import PythonTools
@@ -33,6 +36,10 @@ def suite_server(tools: Callable[[], PythonTools]) -> Server[Any]:
             case "flood":
                 for number in range(int(arguments["lines"])):
                     await context.session.report_progress(number, None, f"line {number} {'x' * 1_000}")
+                return types.CallToolResult(content=[], structured_content="done")
+            case "advance":
+                await context.session.report_progress(1, 2, HALF_WAY)
+                await until(Path(arguments["file"]).exists)
                 return types.CallToolResult(content=[], structured_content="done")
             case "fill":  # beyond what a Python tool may return
                 return types.CallToolResult(content=[], structured_content="x" * int(arguments["size"]))

@@ -6,6 +6,7 @@ It is written without the SDK, so that it starts at once. Its argument is a fold
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ def called(message: dict[str, Any]) -> dict[str, Any] | None:
             WAITING[message["id"]].with_suffix(".begun").touch()
             return None
     token = message["params"]["_meta"]["progressToken"]
+    if name == "advance":
+        line = {"progressToken": token, "progress": 1, "total": 2, "message": "half\n  way \u202e \x1b[2J"}
+        send({"method": "notifications/progress", "params": line})
+        while not Path(arguments["file"]).exists():
+            time.sleep(0.01)
+        return structured("done")
     for number in range(arguments["lines"]):
         line = {"progressToken": token, "progress": number, "message": f"line {number} {'x' * 1_000}"}
         send({"method": "notifications/progress", "params": line})

@@ -259,6 +259,12 @@ class WireCodec:
         """Returns the wire form of a `content_delta` event."""
         return wire.delta(session_id, turn_id, message_id, attempt, offset, text, restarts=restarts)
 
+    def progress(self, session_id: str, *, turn_id: str, attempt: int, tool_call_id: str, message: str) -> bytes:
+        """Returns the wire form of a `tool_progress` event."""
+        progress = event_pb2.ToolProgress(tool_call_id=tool_call_id, message=message)
+        event = event_pb2.Event(session_id=session_id, turn_id=turn_id, attempt=attempt, tool_progress=progress)
+        return event.SerializeToString()
+
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
         """Returns the message id, the attempt and the UTF-8 text of a stored `message_completed`."""
         message = event_pb2.Event.FromString(payload)

@@ -34,6 +34,10 @@ class PreviewChunk(BelongsToSession):
     offset: int
     """Where the text begins, in bytes of the message's UTF-8."""
     text: str
+    tool_call_id: str = ""
+    """Not empty: the text is how far this call is, and no part of a message. `offset` is the line's number then."""
+    after: int = 0
+    """Of such a line: the number of the log's last event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Answering:
         self._texts = TextAssembler()
         self._text = ""
         self._running: dict[str, str] = {}
+        self._progress: dict[str, str] = {}
+        """How far the calls are, by call."""
         self._is_stale = False
         self._absence = ""
         self.turn_id = ""
@@ -77,8 +79,11 @@ class Answering:
             self._line(*_LINES[kind](getattr(event, kind)))
         elif kind == "tool_called":
             self._running[event.tool_called.tool_call_id] = _call(event.tool_called)
+        elif kind == "tool_progress":
+            self._progress[event.tool_progress.tool_call_id] = in_one_line(event.tool_progress.message, longest=200)
         elif kind == "tool_returned":
             returned = event.tool_returned
+            self._progress.pop(returned.tool_call_id, None)
             self._line(*_returned(returned, self._running.pop(returned.tool_call_id, returned.tool)))
 
     def rest(self) -> None:
@@ -110,11 +115,16 @@ class Answering:
         lines = markdown_lines(self._text, self._painting.console) if self._text else []
         if not idle:
             return lines
-        running = [] if self._text else [f"{call} …" for call in self._running.values()]
+        running = [] if self._text else [self._runs(call_id, call) for call_id, call in self._running.items()]
         waits = not self._text and not running and not self.state
         for text in [*running, *(["…"] if waits and not self._absence else [])]:
             lines += self._cut((text, "dim"))
         return [*lines, *self._cut((self._absence, "yellow"))] if self._absence else lines
+
+    def _runs(self, call_id: str, call: str) -> str:
+        """Returns the line of a call that runs: with how far it is, if its tool has told that."""
+        progress = self._progress.get(call_id, "")
+        return f"{in_one_line(call, longest=40)} … {progress}" if progress else f"{call} …"
 
     def _cut(self, *parts: Part) -> list[Line]:
         """Returns one line, cut at the width."""

@@ -37,7 +37,7 @@ class ToolContext:
     approval_id: str = ""
     """The approval that let the call start; empty if the policy let it."""
     report: Callable[[str], None] = lambda _: None
-    """Takes a line about how far the tool is. Nothing shows it yet. Raises nothing, and does not wait."""
+    """Takes a line about how far the tool is, for watchers, see `CallProgress`. From any thread; waits for nothing."""
 
 
 class ToolError(Exception):

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
@@ -248,13 +248,15 @@ class Toolbox:
         *,
         timeout: timedelta = timedelta(seconds=30),
         caller: ToolCaller = NO_CALLER,
+        report: Callable[[str], None] = lambda _: None,
     ) -> Finished:
         """Runs a started call to its end, and returns its result; every failure is a result.
 
+        `report` takes lines about how far the tool is, from any thread.
         The caller cancels the task after `timeout`; the tool's source may end earlier. Raises CancelledError alone, if
         the current task is cancelled.
         """
-        context = _context(call, caller, timeout=timeout)
+        context = replace(_context(call, caller, timeout=timeout), report=report)
         began, most_starts = time.monotonic(), 1
         try:
             listed = self.listing.tools.get(call.tool)

@@ -35,6 +35,15 @@ after_tools = 1
 text = "Acted."
 
 [[reply]]
+match = "^tell"
+tool_calls = [{{ name = "count_pages", arguments = {{ label = "the-report" }} }}]
+
+[[reply]]
+match = "^tell"
+after_tools = 1
+text = "Told."
+
+[[reply]]
 match = "^hostile"
 text = {json.dumps(HOSTILE)}
 
@@ -118,6 +127,18 @@ async def test_a_whole_chat_with_an_approval_in_place(turnkeeper: CommandLine, s
         await terminal.until("You said: /fork is a word\n>")
         assert "> /fork is a word" in terminal.text.splitlines()
         terminal.type("\x04")
+        assert await terminal.ended() == 0
+
+
+async def test_a_call_that_runs_has_how_far_it_is_beside_it(turnkeeper: CommandLine, tool_control: ToolControl) -> None:
+    async with turnkeeper.on_terminal("chat", "worker") as terminal:
+        await terminal.until("with worker; /help lists")
+        terminal.type("tell me\n")
+        await terminal.until('count_pages {"label":"the-report"} … the-report is half done')
+        tool_control.release("the-report")
+        await terminal.until("Told.\n>")
+        assert "half done" not in terminal.text, "it is gone with the call"
+        terminal.type("/quit\n")
         assert await terminal.ended() == 0
 
 

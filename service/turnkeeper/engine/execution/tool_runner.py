@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -12,12 +13,14 @@ from typing import Any, Final
 from turnkeeper.domain.tool import UNTOLD, Call, CallState, ReconciledState, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.durations import jittered
+from turnkeeper.engine.execution.call_progress import WatchedProgress
 from turnkeeper.engine.execution.detached import CANCEL_TIME, detach
 from turnkeeper.engine.execution.reconciliation import Reconciler
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.contract import Reconciled
 from turnkeeper.tools.no_result import timed_out, without_room
+from turnkeeper.tools.progress import CallProgress
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
 FIRST_PAUSE: Final = timedelta(milliseconds=250)
@@ -87,11 +90,13 @@ class ToolRunner:
         hold: Callable[[], Awaitable[None]],
         jitter: Callable[[], float] = lambda: 0.5,
         reconciler: Reconciler | None = None,
+        progress: WatchedProgress | None = None,
     ) -> None:
         """`reconciler` requests what became of calls whose results are missing; without one a person is.
 
         `hold` returns while the owner's lease is surely held, and raises LeaseLost if it is lost: it is awaited before
         a tool starts that had to wait. `jitter` returns a random number from 0 to 1, which spreads the pauses.
+        `progress` shows how far the tools are; without it nothing does.
         """
         self._toolbox = toolbox
         self._caller = caller
@@ -101,6 +106,7 @@ class ToolRunner:
         self._hold = hold
         self._jitter = jitter
         self._reconciler = reconciler
+        self._progress = progress
         self._reconciled = set[tuple[str, int]]()
         """Calls, with the attempts that started them, of which the tools' servers were requested to tell."""
         self._runs: dict[str, _Run] = {}
@@ -265,12 +271,26 @@ class ToolRunner:
         self, call: Call, timeout: timedelta, *, ended: Callable[[asyncio.Task[Finished]], None] = lambda _: None
     ) -> Finished:
         """Runs the tool for `timeout` at most. `ended` is called when the tool has ended."""
-        tool = self._runs[call.id].tool = asyncio.create_task(
-            self._toolbox.run(call, timeout=timeout, caller=self._caller)
-        )
-        tool.add_done_callback(ended)
-        await asyncio.wait([tool], timeout=timeout.total_seconds())
+        with self._shown(call) as report:
+            tool = self._runs[call.id].tool = asyncio.create_task(
+                self._toolbox.run(call, timeout=timeout, caller=self._caller, report=report)
+            )
+            tool.add_done_callback(ended)
+            await asyncio.wait([tool], timeout=timeout.total_seconds())
         return tool.result() if tool.done() else self._overdue(call, tool, timeout)
+
+    @contextmanager
+    def _shown(self, call: Call) -> Iterator[Callable[[str], None]]:
+        """Returns what takes lines about how far the call is, for a `with` block; later ones go nowhere."""
+        if self._progress is None:
+            yield lambda _: None
+            return
+        lines = CallProgress(partial(self._progress.show, call))
+        try:
+            yield lines.report
+        finally:
+            lines.close()
+            self._progress.end(call)
 
     def _overdue(self, call: Call, tool: asyncio.Task[Finished], timeout: timedelta) -> Finished:
         """Returns the result of a timeout. Cancels the tool unless its late result may still tell what was done."""

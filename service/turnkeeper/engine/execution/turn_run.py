@@ -31,6 +31,7 @@ from turnkeeper.domain.turn import (
 )
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.step_log import log_policy
+from turnkeeper.engine.execution.call_progress import WatchedProgress
 from turnkeeper.engine.execution.detached import CANCEL_TIME, stop
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.owned_turn import OwnedTurn
@@ -90,6 +91,7 @@ class TurnRun:
         caller, patience = owned.turn.tool_caller, services.outcome_patience
         reconciler = Reconciler(services.toolbox, caller=caller, patience=patience, jitter=services.jitter)
         parts: dict[str, Any] = {"spans": services.spans, "metrics": services.metrics, "detached": services.detached}
+        parts["progress"] = WatchedProgress(feed, lease_held=self._lease.is_surely_held)
         self._tools = ToolRunner(
             services.toolbox, caller=caller, hold=owned.hold, reconciler=reconciler, jitter=services.jitter, **parts
         )

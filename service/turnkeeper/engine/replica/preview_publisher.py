@@ -1,5 +1,7 @@
 """Publishes previews to other replicas: every 100 ms one insert with the new text of all messages written here.
 
+How far tools are goes the same way, in lines that replace each other.
+
 A message that is whole before its second look is not published, and none is while there is no other replica: a replica
 that starts later gets the text so far. A turn never waits for it. An insert that fails is repeated unchanged, so that
 chunks always fit together; text that other replicas miss reaches them with the whole message.
@@ -39,6 +41,8 @@ class PreviewPublisher:
         self._heartbeat = heartbeat
         self._seen: set[Preview] = set()
         """The previews that had text at the last look."""
+        self._line = 0
+        """The number of the last line about a tool that was published."""
         self._failing = False
 
     async def run(self) -> None:
@@ -50,11 +54,11 @@ class PreviewPublisher:
         if self._heartbeat.alone:
             self._seen.clear()
             return
-        new = list(self._new_chunks())
-        if not new:
+        new, lines = list(self._new_chunks()), list(self._new_lines())
+        if not new and not lines:
             return
         try:
-            await self._store.put_previews([chunk for _, chunk in new])
+            await self._store.put_previews([*(chunk for _, chunk in new), *lines])
         except ServiceUnavailable:
             if not self._failing:
                 logger.warning(
@@ -66,6 +70,7 @@ class PreviewPublisher:
         self._failing = False
         for preview, _ in new:
             preview.mark_published()
+        self._line = max([self._line, *(line.offset for line in lines)])
 
     def _new_chunks(self) -> Iterable[tuple[Preview, PreviewChunk]]:
         """Yields the next chunk of each preview that also had text at the last look."""
@@ -86,6 +91,25 @@ class PreviewPublisher:
                     text=chunk.text.decode(),
                 ),
             )
+
+    def _new_lines(self) -> Iterable[PreviewChunk]:
+        """Yields the newest line of each call whose tool has told how far it is since the last time."""
+        for lease in self._held_leases:
+            feed = self._feeds.get(lease.key)
+            if feed is None or feed.progress is None or not lease.surely_held:
+                continue
+            for line in feed.progress.of_this_replica(since=self._line):
+                yield PreviewChunk(
+                    tenant=lease.key.tenant,
+                    session_id=lease.key.session_id,
+                    turn_id=line.turn_id,
+                    message_id=line.tool_call_id,
+                    attempt=line.attempt,
+                    offset=line.number,
+                    text=line.message,
+                    tool_call_id=line.tool_call_id,
+                    after=feed.last_seq,
+                )
 
     def _local_previews(self) -> Iterable[tuple[SessionKey, Preview]]:
         """Yields the valid previews of the turns that run here."""

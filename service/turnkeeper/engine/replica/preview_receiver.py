@@ -14,6 +14,7 @@ from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.streaming.feed import NO_MESSAGE, Feed
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview
+from turnkeeper.engine.streaming.tool_progress import ProgressLine
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import PreviewStore, SessionStore
 from turnkeeper.store.notifications import PreviewChunk
@@ -42,6 +43,9 @@ class PreviewReceiver:
         """Extends a session's preview by a chunk that another replica stored, or requests a lookup of the session."""
         feed = self._feeds.get(chunk.session_key)
         if feed is None or not feed.text_watchers:
+            return
+        if chunk.tool_call_id:
+            _show(chunk, feed)
             return
         preview = feed.preview
         if preview is None or (preview.turn_id, preview.message_id) != (chunk.turn_id, chunk.message_id):
@@ -112,6 +116,21 @@ class PreviewReceiver:
             )
         preview.checked_through = max(preview.checked_through, last_seq)
         return None if preview.ended else preview
+
+
+def _show(chunk: PreviewChunk, feed: Feed) -> None:
+    """Shows a line about a tool of another replica, unless the log has grown since: the tool may have ended."""
+    feed.notify_grown(chunk.after)
+    if feed.last_seq == chunk.after:
+        line = ProgressLine(
+            turn_id=chunk.turn_id,
+            attempt=chunk.attempt,
+            tool_call_id=chunk.tool_call_id,
+            message=chunk.text,
+            after=chunk.after,
+            is_local=False,
+        )
+        feed.show_progress(line)
 
 
 def _is_of(preview: Preview, turn: Turn) -> bool:

@@ -23,6 +23,10 @@ class PreviewCodec(Protocol):
         """Returns the wire form of a `content_delta` event."""
         ...
 
+    def progress(self, session_id: str, *, turn_id: str, attempt: int, tool_call_id: str, message: str) -> bytes:
+        """Returns the wire form of a `tool_progress` event."""
+        ...
+
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
         """Returns the message id, the attempt and the text in UTF-8 of a stored `message_completed`."""
         ...
@@ -85,6 +89,30 @@ class BatchBuilder:
         batch.preview = preview
         return batch
 
+    def progress(
+        self, session_id: str, position: StreamPosition, after: int, *, feed: Feed, event_filter: EventFilter
+    ) -> tuple[Batch, int]:
+        """Returns a batch of how far tools are, for a watcher at the log's end that was shown the lines up to `after`.
+
+        The second value is the number of the last line that it has now. The batch does not move the position.
+        """
+        batch = Batch(position)
+        if feed.progress is None:
+            return batch, after
+        for line in feed.progress.since(after, last_seq=feed.last_seq):
+            if event_filter.has_turn(line.turn_id):
+                line.wire = line.wire or self._codec.progress(
+                    session_id,
+                    turn_id=line.turn_id,
+                    attempt=line.attempt,
+                    tool_call_id=line.tool_call_id,
+                    message=line.message,
+                )
+                if not batch.add(line.wire):
+                    return batch, after
+            after = line.number
+        return batch, max(after, feed.progress.newest)
+
     def _add_events(
         self, batch: Batch, page: Sequence[StoredEvent], session_id: str, feed: Feed, event_filter: EventFilter
     ) -> bool:
@@ -101,7 +129,7 @@ class BatchBuilder:
             if kind not in batch.kinds:
                 batch.kinds |= {kind}
             if feed.preview is not None:
-                feed.apply_to_preview(event)
+                feed.preview.apply(event)
             last = event
             if batch.position.message_id and _settles(event, batch.position, event_filter, message_id=message_id):
                 batch.position = StreamPosition(live=batch.position.live)

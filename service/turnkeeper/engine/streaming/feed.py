@@ -13,6 +13,7 @@ from turnkeeper.engine.streaming.batch import EVERYTHING, Batch, EventFilter
 from turnkeeper.engine.streaming.feed_memory import FeedMemory
 from turnkeeper.engine.streaming.log_reads import SharedPages
 from turnkeeper.engine.streaming.preview import Preview
+from turnkeeper.engine.streaming.tool_progress import ProgressLine, ToolProgress
 from turnkeeper.engine.streaming.turn_cache import TurnCache
 from turnkeeper.engine.streaming.wakeups import Broadcast
 from turnkeeper.store.changeset import LogEnd, StoredEvent
@@ -29,11 +30,6 @@ SHARED_BATCHES = 8
 """Batches that a feed shares at most: one for each position and filter."""
 MIN_WATCHERS_TO_SHARE = 3
 """Batches are shared once a session has this many watchers; a turn that runs here counts as one."""
-TEXT_ENDING_KINDS = frozenset(
-    {"message_completed", "attempt_failed", "attempt_superseded", "turn_failed", "turn_retried", "turn_cancelled"}
-)
-"""The kinds of events that end the text of a turn's message: the text is whole then, or no longer counts."""
-
 NO_EVENT = LogEnd(0)
 NO_MESSAGE = ("", 0)
 """`Feed.looked_up` before the first lookup, and after one that found the database unavailable."""
@@ -63,6 +59,7 @@ class Feed:
         "looked_up",
         "pages",
         "preview",
+        "progress",
         "sent_at",
         "text_watchers",
         "texts",
@@ -104,6 +101,8 @@ class Feed:
         """The cached turns of the session; None while no caller waits for one."""
         self.preview: Preview | None = None
         """The message that is being written, here or on another replica."""
+        self.progress: ToolProgress | None = None
+        """How far tools are; None before one has told it."""
         self.looked_up = NO_MESSAGE
         """The message id and the attempt of the last chunk of another replica for which a lookup was requested.
 
@@ -166,7 +165,7 @@ class Feed:
 
     def _forget(self) -> None:
         """Forgets everything but the ring of events."""
-        self.sent_at, self.preview, self.looked_up = 0.0, None, NO_MESSAGE
+        self.sent_at, self.preview, self.progress, self.looked_up = 0.0, None, None, NO_MESSAGE
         self.pages.clear()
         self.texts.clear()
         if self.turns is not None:
@@ -295,13 +294,12 @@ class Feed:
         self.preview = None
         self.notify_changed()
 
-    def apply_to_preview(self, event: StoredEvent) -> None:
-        """Ends the preview if this event ends its message. The owner may not know yet that the event is stored."""
-        preview = self.preview
-        if preview is not None and preview.turn_id == event.turn_id and preview.started_after < event.sequence:
-            preview.ended = preview.ended or event.kind in TEXT_ENDING_KINDS
-        if preview is not None and preview.checked_through + 1 == event.sequence:
-            preview.checked_through = event.sequence
+    def show_progress(self, line: ProgressLine) -> None:
+        """Shows the watchers of previews how far a tool is."""
+        if self.progress is None:
+            self.progress = ToolProgress()
+        self.progress.put(line)
+        self.changed.notify()
 
     def add_text_watcher(self, *, interval: float | None = None) -> None:
         """Counts a watcher of previews, and requests the text of a turn that runs on another replica.

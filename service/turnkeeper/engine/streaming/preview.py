@@ -12,11 +12,17 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+from turnkeeper.store.changeset import StoredEvent
+
 CHUNK_BYTES: Final = 160
 """Memory of a chunk beside its text: its objects."""
 READER_FIRST: Final = 0.002
 """Seconds that text is shown late, so that the reader of the model, which comes at the same time, adds to it first."""
 _MILLISECOND: Final = 0.001
+TEXT_ENDING_KINDS: Final = frozenset(
+    {"message_completed", "attempt_failed", "attempt_superseded", "turn_failed", "turn_retried", "turn_cancelled"}
+)
+"""The kinds of events that end the text of a turn's message: the text is whole then, or no longer counts."""
 MOST_KEPT: Final = 4096
 """Bytes of several chunks that are shown at once, and then kept together, at most."""
 PHASES: Final = 2
@@ -101,6 +107,13 @@ class Preview:
     def must_check(self, sequence: int) -> bool:
         """Returns True if events up to this number, which a watcher got elsewhere, may have ended the text."""
         return sequence > self.checked_through and self.local and not self.ended
+
+    def apply(self, event: StoredEvent) -> None:
+        """Ends the text if this event ends its message. The owner may not know yet that the event is stored."""
+        if self.turn_id == event.turn_id and self.started_after < event.sequence:
+            self.ended = self.ended or event.kind in TEXT_ENDING_KINDS
+        if self.checked_through + 1 == event.sequence:
+            self.checked_through = event.sequence
 
     def append(self, text: str) -> None:
         """Adds the next text of a message that this replica writes; watchers see it within an interval."""

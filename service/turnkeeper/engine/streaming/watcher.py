@@ -16,21 +16,17 @@ from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, NONE, Batch, EventFilter
 from turnkeeper.engine.streaming.batch_builder import BatchBuilder, PreviewCodec
-from turnkeeper.engine.streaming.feed import TEXT_ENDING_KINDS
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.log_reader import LogReader
 from turnkeeper.engine.streaming.log_reads import NO_EVENTS, LogPage, SharedRead
+from turnkeeper.engine.streaming.preview import TEXT_ENDING_KINDS
 from turnkeeper.engine.streaming.stream_end import StreamEnded, StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
 from turnkeeper.errors import ServerDraining, SessionNotFound, StreamRotated
 from turnkeeper.store.changeset import Head
 from turnkeeper.store.contract import SessionLog
-from turnkeeper.store.expired_cursors import (
-    check_history,
-    check_not_ahead,
-    check_not_trimmed,
-)
+from turnkeeper.store.expired_cursors import check_history, check_not_ahead, check_not_trimmed
 from turnkeeper.telemetry.metrics import Metrics
 
 REREAD_PAUSE = 0.05
@@ -112,6 +108,7 @@ class Watcher:
         "_opened_at",
         "_page",
         "_page_limit",
+        "_progress_shown",
         "_sent_at",
         "_turns",
         "_watchers",
@@ -138,6 +135,7 @@ class Watcher:
         self._kinds = NONE
         self._caught_up = self._began = self._finished = False
         self._asked_interval: float | None = None
+        self._progress_shown = 0
         self._complete_at = -1
         """The number of the change after which the last batch had all there was; -1 if there may be more."""
         self._sent_at = self._deltas_from = 0.0
@@ -241,13 +239,25 @@ class Watcher:
         self._advance(batch, at_end=True)
         return batch
 
+    def _next_progress(self) -> Batch | None:
+        """Returns how far tools are, for a watcher that has all else; None if it was shown that."""
+        batch, self._progress_shown = self._watchers.builder.progress(
+            self._key.session_id, self.position, self._progress_shown, feed=self._feed, event_filter=self._filter
+        )
+        return batch if batch.events else None
+
     async def _next_batch(self, count: int) -> Batch | None:
         """Returns what there is to deliver at this change of the feed, if there is something."""
         batch = self._shared_batch() or await self._build()
         at_end = self._at_end(batch)
-        self._complete_at = count if at_end and self._caught_up else -1  # deltas begin after the catching up
+        progress = self._feed.progress if self._filter.previews else None
+        has_all = progress is None or progress.newest == self._progress_shown
+        is_complete = at_end and self._caught_up and has_all  # deltas begin after the catching up
+        self._complete_at = count if is_complete else -1
         if self._advance(batch, at_end=at_end):
             return batch
+        if at_end and not has_all:
+            return self._next_progress()
         if not at_end and not batch.kinds:
             await asyncio.sleep(REREAD_PAUSE)
         return None

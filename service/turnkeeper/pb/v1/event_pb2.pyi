@@ -605,7 +605,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def tool_progress(self) -> Global___ToolProgress:
-        """Preview: how far a tool is. Not sent yet."""
+        """Preview: how far a tool is."""
 
     def __init__(
         self,
@@ -2061,7 +2061,9 @@ Global___ContentDelta: _TypeAlias = ContentDelta  # noqa: Y015
 
 @_typing.final
 class ToolProgress(_message.Message):
-    """How far a tool is."""
+    """How far a tool is that runs. At most four come in a second of each call: the newest line takes the place of those
+    before it. A watcher may miss some. None comes after the call's tool_returned.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2070,7 +2072,7 @@ class ToolProgress(_message.Message):
     tool_call_id: _builtins.str
     """The call."""
     message: _builtins.str
-    """For people."""
+    """One line for people, of at most 200 characters, without controls. The tool wrote it: it is not trusted."""
     def __init__(
         self,
         *,

@@ -16,15 +16,14 @@ from turnkeeper.tools.mcp.content import text_of
 from turnkeeper.tools.mcp.listing import Listed
 from turnkeeper.tools.mcp.messages import MESSAGE_BYTES, Ending, ending_of
 from turnkeeper.tools.mcp.session import McpSession
-from turnkeeper.visible_text import visible
 
 LATE_TIME: Final = 600.0
 """Seconds beyond the call's own time for which a late result is awaited: the connection is in use meanwhile."""
 KEY: Final = "turnkeeper/idempotency-key"
 ATTEMPT: Final = "turnkeeper/attempt"
 """Names in the `_meta` of a call, for servers that look at them."""
-PROGRESS: Final = 500
-"""Characters of a line about progress, at most."""
+PROGRESS: Final = 150
+"""Characters of the server's own message about progress that are shown, at most: the numbers stand behind it."""
 _REFUSED: Final = frozenset({types.HEADER_MISMATCH, types.UNSUPPORTED_PROTOCOL_VERSION})
 """Codes of a server that did not look at the call, because the session is not as it should be."""
 _TOO_LARGE: Final = "SSE stream failed: Server-sent event exceeded"
@@ -54,7 +53,7 @@ async def call_of(session: McpSession, tool: Listed, arguments: dict[str, object
 
     async def report(progress: float, total: float | None, message: str | None) -> None:
         share = f"{progress:g} of {total:g}" if total is not None else f"{progress:g}"
-        context.report(visible(" ".join(f"{message or ''} {share}"[-PROGRESS:].split())))
+        context.report(f"{(message or '')[:PROGRESS]} {share}")
 
     try:
         result = await session.call_tool(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 import grpc
@@ -36,12 +36,8 @@ FIRST_PAUSE: Final = 1.0
 """Seconds between the first two tries to list them. It doubles, up to LIST_AGAIN."""
 ONE_REQUEST: Final = 5.0
 """Seconds that one request of another kind than a call may take."""
-MOST_REPORTED: Final = 1_000
-"""Messages of progress in one call that are passed on."""
 MOST_PROGRESS: Final = 100_000
 """Messages of progress in one call: a server that sends more is cut off."""
-LONGEST_PROGRESS: Final = 200
-"""Characters of one such message that are passed on."""
 MOST_WORDS: Final = 500
 """Characters of a server's own message about a refusal that the model receives."""
 
@@ -176,16 +172,17 @@ class RemoteTools:
         context: ToolContext,
     ) -> tool_pb2.Result:
         """Returns the call's result. Passes its progress on. A cancellation of the task cancels the call."""
-        progress = _Progress(context.report)
+        messages = 0
         try:
             async for response in responses:
                 if response.WhichOneof("kind") == "result":
                     return response.result
-                progress.pass_on(response.progress.message)
-                if progress.count > MOST_PROGRESS:
+                context.report(response.progress.message)
+                messages += 1
+                if messages > MOST_PROGRESS:
                     raise self._unknown("it sent too much")
         except aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.ABORTED and not progress.count:
+            if error.code() is grpc.StatusCode.ABORTED and not messages:
                 raise NotStarted(f"The server {self.name} refused the call: {_words(error)}") from None
             raise self._unknown(f"{error.code().name}") from None
         except asyncio.CancelledError as error:
@@ -205,21 +202,6 @@ class RemoteTools:
         parent = Spans.traceparent()
         trace = (("traceparent", parent),) if parent else ()
         return (("authorization", f"Bearer {token}"), *trace)
-
-
-class _Progress:
-    """The progress of one call."""
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report = report
-        self.count = 0
-        """Messages so far."""
-
-    def pass_on(self, message: str) -> None:
-        """Passes a message on, unless there were too many."""
-        self.count += 1
-        if self.count <= MOST_REPORTED:
-            self._report(message[:LONGEST_PROGRESS])
 
 
 def _checked(result: tool_pb2.Result) -> str:

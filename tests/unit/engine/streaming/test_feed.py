@@ -127,9 +127,9 @@ def test_a_text_ends_for_watchers_before_its_owner_knows() -> None:
     feed = Feed()
     preview = feed.begin_preview(turn_id="t", message_id="m", attempt=1, started_after=5)
     for before in (event(5, kind="attempt_failed"), event(6, kind="turn_cancelled", turn_id="u"), event(7)):
-        feed.apply_to_preview(before)
+        preview.apply(before)
         assert not preview.ended
-    feed.apply_to_preview(event(8, kind="turn_cancelled"))
+    preview.apply(event(8, kind="turn_cancelled"))
     assert preview.ended
 
 
@@ -164,5 +164,5 @@ def test_text_that_no_longer_counts_is_not_shared() -> None:
     batch.preview = feed.begin_preview(turn_id="t", message_id="m", attempt=1, started_after=3)
     feed.share_batch(position, event_filter, batch)
     assert feed.shared_batch(position, event_filter) is batch
-    feed.apply_to_preview(event(4, kind="attempt_failed"))
+    batch.preview.apply(event(4, kind="attempt_failed"))
     assert feed.shared_batch(position, event_filter) is None
