@@ -32,7 +32,7 @@ from turnkeeper.tools.contract import (
 )
 from turnkeeper.tools.remote.channel import authorities
 from turnkeeper.tools.remote.listed import described
-from turnkeeper.tools.remote.source import MOST_REPORTED, RemoteTools
+from turnkeeper.tools.remote.source import RemoteTools
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult
 from turnkeeper.tools.server_limits import DESCRIPTION, SCHEMA_BYTES
 from turnkeeper.tools.server_log import MOST_LINES
@@ -195,13 +195,12 @@ async def test_a_failed_result_is_the_tools_own_failure(both: Answered, text: st
 
 async def test_a_flood_of_progress_is_cut_off(both: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
     server, source = both
-    monkeypatch.setattr("turnkeeper.tools.remote.source.MOST_PROGRESS", 2 * MOST_REPORTED)
-    server.answer = answers(*[progress("x" * 9_999)] * (2 * MOST_REPORTED + 1), result('"late"'))
+    monkeypatch.setattr("turnkeeper.tools.remote.source.MOST_PROGRESS", 100)
+    server.answer = answers(*[progress("x" * 9_999)] * 101, result('"late"'))
     lines: list[str] = []
     with pytest.raises(OutcomeUnknown, match="too much"):
         await source.call(TOOL, {}, a_context(report=lines.append))
-    assert len(lines) == MOST_REPORTED
-    assert max(map(len, lines)) == 200
+    assert len(lines) == 101
 
 
 async def test_no_result_is_an_unknown_outcome(both: Answered) -> None:

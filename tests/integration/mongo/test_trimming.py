@@ -37,6 +37,9 @@ class Codec(TextCodec):
     ) -> bytes:
         raise NotImplementedError
 
+    def progress(self, session_id: str, *, turn_id: str, attempt: int, tool_call_id: str, message: str) -> bytes:
+        raise NotImplementedError
+
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
         raise NotImplementedError
 

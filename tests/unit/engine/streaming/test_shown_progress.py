@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tests.unit.engine.streaming.test_watcher import COMMIT, KEY, watchers_and_feeds
+from tests.unit.engine.streaming.test_turn_cache import KEY
+from tests.unit.engine.streaming.test_watcher import COMMIT, watchers_and_feeds
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EventFilter
 from turnkeeper.engine.streaming.feed import Feed
