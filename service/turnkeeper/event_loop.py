@@ -5,8 +5,12 @@ The size of work is a caller's, a model's or a tool's choice. None of them may s
 """
 
 import asyncio
+import contextlib
 import contextvars
+import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +26,8 @@ _THREADS: Final = 2
 
 _MOST_EVENTS: Final = 4096
 """Bytes that are read at once, at most, of those that gRPC writes, one for each event."""
+_POLLER: Final = "_poll_wrapper"
+"""What the name of gRPC's polling thread contains: the function that it runs."""
 
 T = TypeVar("T")
 _threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="large work")
@@ -59,6 +65,8 @@ class EventLoop(uvloop.Loop):
     For each event, gRPC's core writes a byte to a socket pair. grpc.aio reads one byte in each iteration of the loop,
     and handles the events that there are. Some 280 bytes fill the pair. From then on one event comes with each
     iteration, and a busy server hardly ends any call. So all bytes but one are read here.
+
+    The thread that writes those bytes does not interrupt the loop's thread where both run on one core.
     """
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
@@ -66,6 +74,7 @@ class EventLoop(uvloop.Loop):
         owner = getattr(getattr(callback, "func", callback), "__self__", None)
         if type(owner).__name__ == "PollerCompletionQueue" and isinstance(fd, socket.socket):
             callback = _all_at_once(fd, callback)
+            _let_poller_wait()
         super().add_reader(fd, callback, *args)
 
 
@@ -79,3 +88,16 @@ def _all_at_once(pair: socket.socket, callback: Callable[..., object]) -> Callab
         callback(*args)
 
     return read
+
+
+def _let_poller_wait() -> None:
+    """Lets gRPC's polling thread wait for a pause of the loop. It has nothing to do that the loop need not do, too.
+
+    Otherwise the system stops the loop for each response that is sent, only to tell it afterwards. Linux alone has the
+    policy, for which no privilege is needed; where a sandbox forbids it, all goes on as before.
+    """
+    if sys.platform == "linux":
+        for thread in threading.enumerate():
+            if _POLLER in thread.name and thread.native_id is not None:
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(thread.native_id, os.SCHED_BATCH, os.sched_param(0))

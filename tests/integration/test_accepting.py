@@ -1,11 +1,14 @@
 """Calls are taken at once, and their ends are sent, also while each iteration of the event loop takes milliseconds."""
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from typing import Any
 
 import grpc
+import pytest
 import uvloop
 
 from turnkeeper.event_loop import EventLoop
@@ -60,3 +63,24 @@ def call_all(port: int, ended: threading.Event) -> None:
 
 def test_a_busy_loop_takes_and_ends_calls_all_the_same() -> None:
     assert uvloop.run(iterations_for_calls(), loop_factory=EventLoop) < MOST_ITERATIONS
+
+
+async def policies() -> dict[str, int]:
+    """Returns how the system schedules each thread of a process with a server, by the thread's name."""
+    server = accepting.AcceptingServer(interceptors=(), options=())
+    server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        threads = [thread for thread in threading.enumerate() if thread.native_id is not None]
+        return {thread.name: os.sched_getscheduler(thread.native_id or 0) for thread in threads}
+    finally:
+        await server.stop(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has the policy")
+def test_the_thread_that_polls_does_not_interrupt_the_loop() -> None:
+    by_thread = uvloop.run(policies(), loop_factory=EventLoop)
+    polling = {name: policy for name, policy in by_thread.items() if "_poll_wrapper" in name}
+    assert polling, f"the new version of gRPC polls in another of these threads; name it in event_loop.py: {by_thread}"
+    assert set(polling.values()) == {os.SCHED_BATCH}
+    assert by_thread[threading.main_thread().name] == os.SCHED_OTHER
