@@ -5,12 +5,15 @@ come often, from callers that do not wait for each other. Entries of one caller 
 often they come: then a wait gathers nothing, and there is none for a while.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-APART_S: Final = 0.02
-"""Seconds between two common times; they are those of the deltas, so that the event loop wakes once for both."""
+APART_S: Final = 0.04
+"""Seconds between two common times, as between two deltas: the event loop wakes once for both."""
+DENSE_APART_S: Final = APART_S / 2
+"""The same where OFTEN entries come within this time: as many share a batch then."""
 OFTEN: Final = 5
 """Entries within OFTEN_S from which on they come often: a batch then gathers one and a half on average, or more."""
 OFTEN_S: Final = 0.2
@@ -39,8 +42,11 @@ class Gathering:
     def seconds(self) -> float:
         """Returns how long the next batch waits from now on: 0.0, or until the next common time."""
         now = self._clock()
-        often = len(self._arrivals) == OFTEN and now - self._arrivals[0] <= OFTEN_S
-        return APART_S - now % APART_S if often and now >= self._not_before else 0.0
+        within = now - self._arrivals[0] if len(self._arrivals) == OFTEN else math.inf
+        if within > OFTEN_S or now < self._not_before:
+            return 0.0
+        apart = DENSE_APART_S if within <= DENSE_APART_S else APART_S
+        return apart - now % apart
 
     def ended(self, entries: int) -> None:
         """Takes how many entries there were after a wait."""
