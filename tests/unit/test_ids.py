@@ -1,6 +1,7 @@
 """Ids: lower-case ULIDs, sortable, and derived ones that are the same everywhere."""
 
 import re
+import secrets
 from itertools import pairwise
 
 import pytest
@@ -41,6 +42,25 @@ def test_a_later_id_is_greater() -> None:
     clock = iter([1.0, 1.5, 2.0, 3600.0])
     new_ids = [make() for make in [ids.source(lambda: next(clock), lambda bits: (1 << bits) - 1)] * 4]
     assert all(one < other for one, other in pairwise(new_ids))
+
+
+def test_random_bits_are_fetched_for_many_ids_and_none_is_used_twice() -> None:
+    fetched: list[bytes] = []
+
+    def fetch(size: int) -> bytes:
+        fetched.append(secrets.token_bytes(size))
+        return fetched[-1]
+
+    random_bits = ids.RandomBits(fetch)
+    used = b"".join(random_bits(80).to_bytes(10) for _ in range(150))
+    assert used == b"".join(fetched)[: len(used)]
+    assert len(fetched) == 3
+
+
+def test_odd_numbers_of_random_bits_have_no_more_bits() -> None:
+    random_bits = ids.RandomBits(lambda size: b"\xff" * size)
+    assert [random_bits(bits) for bits in (1, 7, 9, 80)] == [1, 127, 511, (1 << 80) - 1]
+    assert random_bits(8 * ids.FETCHED_BYTES + 8) == (1 << (8 * ids.FETCHED_BYTES + 8)) - 1
 
 
 @given(words)

@@ -1,6 +1,5 @@
 """Where the engine's times, ids and random numbers come from."""
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ class Sources:
     @classmethod
     def of_machine(cls, *, jitter: Callable[[], float]) -> Self:
         """Returns the machine's clock, and ids from its source of randomness."""
-        return cls(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=jitter)
+        return cls(now=_now, new_id=ids.source(time.time, ids.RandomBits()), jitter=jitter)
 
 
 def _now() -> datetime:
