@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from turnkeeper.copies import replace
 from turnkeeper.domain.message import Usage
 from turnkeeper.domain.remembered import RememberedDecision
 from turnkeeper.errors import (

@@ -1,11 +1,12 @@
 """A turn: the work from one user message to its answer, failure or cancellation, and the rule for its next step."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
 from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.copies import replace
 from turnkeeper.domain.message import FinishReason, Part, Usage
 from turnkeeper.domain.session import BelongsToSession, SessionKey
 from turnkeeper.domain.tool import Call, CallState, ClientTool

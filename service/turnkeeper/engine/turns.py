@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
 from functools import partial
 
 from turnkeeper import lease_clock
+from turnkeeper.copies import replace
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.client_tools import ClientTools

@@ -8,11 +8,12 @@ nothing and so meets no filter. Therefore no request is refused on a cached snap
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
 from turnkeeper.admission.memory import MemoryBudget
+from turnkeeper.copies import replace
 from turnkeeper.domain.event import Event
 from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 from turnkeeper.admission.gate import wanted_until
 from turnkeeper.admission.load import Load
+from turnkeeper.copies import replace
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog.commit_counts import count_ended
 from turnkeeper.engine.eventlog.lease import HeldLeases, LeaseLost

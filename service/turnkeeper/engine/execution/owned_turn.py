@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Self, TypeVar
 
 from turnkeeper import lease_clock
+from turnkeeper.copies import replace
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.lease import OWNER_PATIENCE, HeldLease, LeaseLost

@@ -8,12 +8,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, assert_never
 
 from turnkeeper.codes import Code
+from turnkeeper.copies import replace
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import ToolRequest
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome

@@ -1,7 +1,8 @@
 """What follows by itself from an owner's decision, in the same changeset: an end, a wait, or the start of tools."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from turnkeeper.copies import replace
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import Usage
 from turnkeeper.domain.tool import Call, PolicyAction

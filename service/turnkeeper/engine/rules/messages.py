@@ -1,8 +1,9 @@
 """Decisions on a caller's request: a message accepted, the last turn retried, a turn without an owner cancelled."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
+from turnkeeper.copies import replace
 from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.event import MessageReceived, SessionActivated, TurnQueued, TurnRetried, TurnStarted
 from turnkeeper.domain.message import Part, text_of

@@ -1,10 +1,10 @@
 """Decisions of a turn's owner: begin an attempt, record an answer, a failure or results, end or release the turn."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.copies import replace
 from turnkeeper.domain.event import (
     AttemptFailed,
     AttemptOutcome,

@@ -1,10 +1,10 @@
 """A unit of work: everything that one decision changes, collected on a snapshot and stored as one changeset."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from turnkeeper.codes import ErrorDetail
+from turnkeeper.copies import replace
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.approval_events import ApprovalRequested, ApprovalWithdrawn
 from turnkeeper.domain.audit import AuditRecord
