@@ -16,6 +16,7 @@ from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import encode
 from turnkeeper.store.mongo.head_claim import GIVEN_BACK, HeadClaim
 from turnkeeper.store.mongo.heads import (
+    ANY_TIME,
     AWAKE,
     NEXT_REVISION,
     NOW,
@@ -55,6 +56,8 @@ _CLAIMED: Final = (
         "lease_until",
     ),
 )
+_WAITING: Final = {**RUNNABLE, "wake_at": ANY_TIME, "tenant": {"$gte": ""}}
+"""Turns that are due, now or later. Mostly there are none: to read that takes a third of a look for those to claim."""
 _NEWEST: Final = ReadConcern("local")
 """A claim is stored on a majority, and only if the head is as it was read: so it reads the newest."""
 
@@ -100,11 +103,14 @@ class Claims:
         """Returns heads that are due, in the order in which to try them: one tenant after the other.
 
         The first tenant is the one after that of the last claim. The heads of a tenant are in random order: other
-        replicas try the same ones. Once nothing is due, any tenant may be the first, so that the next look is one read.
+        replicas try the same ones. Once nothing is due, any tenant may be the first, so that the next look is one read;
+        it asks first whether any turn waits at all.
         """
         heads = self._connection.heads.with_options(read_concern=_NEWEST)
         candidates: list[Document] = []
         last = self._last_tenant
+        if not last and await heads.find_one(_WAITING, {"_id": 1}, hint=DUE) is None:
+            return candidates
         for tenants in ({"$gt": last}, {"$lte": last}) if last else ({"$gte": ""},):
             if len(candidates) > 1:
                 break
