@@ -102,6 +102,20 @@ async def test_what_changes_is_replaced(store: Store) -> None:
     assert await store.approval(key.tenant, approval.id) == decided
 
 
+async def test_what_changes_beside_what_was_read_is_stored(store: Store) -> None:
+    key = await begin(store)
+    turn, _ = await run_turn(store, key)
+    other = a_turn(key)
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), new_turns=(other,))))
+    read = await snapshot_of(store, key)
+    turns = (replace(turn, tries=2, usage=Usage(output_tokens=7)), replace(other, tries=3, iterations=turn.iterations))
+    session = replace(read.session, title="new", usage=Usage(output_tokens=7), update_time=NOON)
+    changeset = a_changeset(await head_of(store, key), an_event(), turns=turns, session=session)
+    await committed(store.commit(replace(changeset, turn_as_read=read.turn, session_as_read=read.session)))
+    assert [await store.turn(key, changed.id) for changed in turns] == list(turns)
+    assert (await snapshot_of(store, key)).session == session
+
+
 async def test_a_snapshot_shows_the_turn_it_is_asked_for(store: Store) -> None:
     key = await begin(store)
     active, _ = await run_turn(store, key)

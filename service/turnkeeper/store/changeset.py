@@ -276,6 +276,10 @@ class Changeset(BelongsToSession):
     """Inserted: they must not exist yet. The same holds for the other `new_` fields."""
     turns: tuple[Turn, ...] = ()
     """Replaced by id: they must exist. The same holds for `calls`."""
+    turn_as_read: Turn | None = None
+    """One of `turns`, as it is stored as long as the head is as read: the same values need not be written again."""
+    session_as_read: Session | None = None
+    """The same of `session`."""
     new_calls: tuple[Call, ...] = ()
     calls: tuple[Call, ...] = ()
     new_approvals: tuple[Approval, ...] = ()

@@ -61,6 +61,21 @@ def test_changes_make_the_new_value_of_the_old_document(kind: type, data: st.Dat
     assert decode(kind, document) == new
 
 
+@pytest.mark.parametrize("kind", STORED)
+@given(data=st.data())
+def test_what_is_stored_need_not_be_written_again(kind: type, data: st.DataObject) -> None:
+    old, other = data.draw(st.from_type(kind)), data.draw(st.from_type(kind))
+    names = data.draw(st.sets(st.sampled_from([field.name for field in fields(kind)]), max_size=3))
+    new = replace(old, **{name: getattr(other, name) for name in names})
+    document = _through_bson(encode(old))
+    changed = changes(new, since=old)
+    assert {path.split(".")[0] for path in changed} <= names
+    for path, content in _through_bson({"set": [list(item) for item in changed.items()]})["set"]:
+        _set(document, path.split("."), content)
+    assert decode(kind, document) == new
+    assert changes(old, since=old) == {}
+
+
 def _set(document: dict[str, Any], path: list[str], content: object) -> None:
     """As the database does it."""
     *parents, last = path

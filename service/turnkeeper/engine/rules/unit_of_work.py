@@ -308,6 +308,8 @@ class UnitOfWork:
             session=self.session if self.session is not self.snapshot.session else None,
             new_turns=tuple(self._new_turns.values()),
             turns=tuple(self._turns.values()),
+            turn_as_read=self.snapshot.turn,
+            session_as_read=self.snapshot.session,
             new_calls=tuple(self._calls[key] for key in self._calls if key in self._new_calls),
             calls=tuple(self._calls[key] for key in self._calls if key in self._changed_calls),
             new_approvals=tuple(self._new_approvals.values()),

@@ -147,10 +147,13 @@ def _write_documents(writes: Writes, changeset: Changeset) -> None:
         session = changeset.session or changeset.creates.session
         writes.insert("sessions", {"_id": keys.of_session(session.key), **encode(session), "schema": SCHEMA})
     elif changeset.session is not None:
-        writes.update("sessions", keys.where(keys.of_session(changeset.session_key)), changes(changeset.session))
+        changed = changes(changeset.session, since=changeset.session_as_read)
+        writes.update("sessions", keys.where(keys.of_session(changeset.session_key)), changed)
     writes.insert("turns", *_new(changeset.new_turns))
     for turn in changeset.turns:
-        writes.update("turns", keys.where(_key(turn)), changes(turn))
+        read = changeset.turn_as_read
+        changed = changes(turn, since=read if read is not None and read.id == turn.id else None)
+        writes.update("turns", keys.where(_key(turn)), changed)
     writes.insert("tool_calls", *_new(changeset.new_calls))
     for call in changeset.calls:
         writes.update("tool_calls", _as_read(call), changes(call))

@@ -42,14 +42,20 @@ def encode(value: Any) -> Document:
     return cast(Document, _form(_kind(value)).encode(value))
 
 
-def changes(value: Any, *, prefix: str = "") -> Document:
+def changes(value: Any, *, since: Any = None, prefix: str = "") -> Document:
     """Returns the dataclass as the argument of a `$set`: only known fields and values change, also inside nested
-    values."""
+    values.
+
+    `since`: what is stored, of the same class; what is equal there is left out. None if that is not known.
+    """
     changed: Document = {}
     for name, form in _forms(_kind(value)).items():
         content = getattr(value, name)
+        stored = getattr(since, name, None)
+        if since is not None and (content is stored or content == stored):
+            continue
         if form.is_nested:
-            changed |= changes(content, prefix=f"{prefix}{name}.")
+            changed |= changes(content, since=stored, prefix=f"{prefix}{name}.")
         elif not (form.is_enum and is_unspecified(content)):
             changed[prefix + name] = form.encode(content)
     return changed
