@@ -43,7 +43,7 @@ _LEAST_FIELDS = 2
 def _form(kind: Any) -> _Form | None:
     """Returns how to read all fields of such a value, and how to set each of them.
 
-    Returns None for a class whose values are more than slots that are set, and for what is no dataclass.
+    Returns None for a class whose values are more than slots that are set, and for anything but a dataclass.
     """
     if not dataclasses.is_dataclass(kind) or hasattr(kind, "__post_init__"):
         return None

@@ -49,7 +49,7 @@ class _Checked:
 class _Counting:
     one: int
     other: int = 0
-    made: int = field(default=7, init=False)
+    fixed: int = field(default=7, init=False)
 
 
 @pytest.mark.parametrize(
