@@ -25,7 +25,7 @@ What is beyond it waits in the core, where all calls stand in one line.
 LEAST: Final = 16
 """Calls that are begun in one iteration of the loop, at least."""
 PER_SECOND: Final = 1000
-"""Calls that are begun besides, for each second of CPU that the iteration before took. A refused one costs 0.2 ms.
+"""Calls that are begun besides, for each second of CPU since the last ones were begun. A refused one costs 0.2 ms.
 
 So new calls have a sixth of the CPU where iterations are long, and more where they are short. By the wall clock they
 would have ever more on a busy machine: what they cost would make the iteration longer, and let more of them begin.
@@ -50,6 +50,10 @@ class FairLines:
         self._lines: OrderedDict[str, deque[Any]] = OrderedDict()
         self._left = LEAST
         """Calls that may be begun in this iteration of the loop."""
+        self._has_begun = False
+        """Whether some were."""
+        self._begun_at = 0.0
+        """When the last ones were. `take` may be woken an iteration late: the time of both then counts."""
         self._is_counting = False
         self._waiter: asyncio.Future[None] | None = None
         """Done once there is a call that may be begun, or an error."""
@@ -73,9 +77,11 @@ class FairLines:
             await self._waiter
         if self._error is not None:
             raise self._error
+        if not self._has_begun:
+            self._has_begun, self._begun_at = True, self._clock()
         if not self._is_counting:
             self._is_counting = True
-            asyncio.get_running_loop().call_soon(self._on_iteration, self._clock())
+            asyncio.get_running_loop().call_soon(self._on_iteration)
         self._left -= 1
         peer, line = self._lines.popitem(last=False)
         call = line.popleft()
@@ -95,14 +101,14 @@ class FairLines:
     def _may_begin(self) -> bool:
         return self._error is not None or (self._left > 0 and bool(self._lines))
 
-    def _on_iteration(self, began: float) -> None:
+    def _on_iteration(self) -> None:
         """Called in the iteration after one in which calls were begun, or waited."""
-        now = self._clock()
         self._is_counting = bool(self._lines)
+        self._has_begun = False
         self._left = LEAST
         if self._is_counting:
-            self._left += int(PER_SECOND * (now - began))
-            asyncio.get_running_loop().call_soon(self._on_iteration, now)
+            self._left += int(PER_SECOND * (self._clock() - self._begun_at))
+            asyncio.get_running_loop().call_soon(self._on_iteration)
         self._notify()
 
     def _notify(self) -> None:

@@ -85,6 +85,32 @@ async def test_a_long_iteration_without_calls_lets_no_burst_through(beginner: Be
     assert max([await begun_in_an_iteration(beginner) for _ in range(2)]) == LEAST
 
 
+async def test_calls_that_cost_time_are_begun_at_their_rate(clock: Clock) -> None:
+    """Their handlers run in the iteration after `take`, beside other work: an iteration's share may not get lost."""
+    lines, begun = FairLines(clock=clock), 0
+
+    async def handle() -> None:
+        clock.now += 0.0002
+
+    async def take() -> None:
+        nonlocal begun
+        while True:
+            await lines.take()
+            begun += 1
+            handlers.add(asyncio.create_task(handle()))
+
+    handlers: set[asyncio.Task[None]] = set()
+    taker = asyncio.create_task(take())
+    for _ in range(5000):
+        lines.put("one", "call")
+    for _ in range(50):
+        await asyncio.sleep(0)
+        clock.now += 0.01
+    taker.cancel()
+    await asyncio.wait([taker, *handlers])
+    assert begun >= 48 * 0.01 * PER_SECOND + 24 * LEAST
+
+
 async def test_once_it_has_ended_what_waited_is_returned_and_taken_no_more() -> None:
     lines = FairLines()
     lines.put("one", "first")
