@@ -249,15 +249,16 @@ def next_step(
 ) -> Step:
     """Returns the turn's next step.
 
-    `calls` are the turn's stored calls; `running` has the ids of those that this owner runs. A READY call starts even
-    while another call of the same message waits for a person or for the client.
+    `calls` are the turn's stored calls; `running` has the ids of those that this owner runs, and of READY ones that
+    wait for room. A READY call starts even while another call of the same message waits for a person or for the client.
     """
     open_calls = tuple(call for call in calls if call.state is not CallState.RETURNED)
     lost = tuple(call for call in open_calls if call.state is CallState.STARTED and call.id not in running)
     if lost:
         return ResolveLost(lost)
     room = parallel_tools - len(running)
-    ready = tuple(sorted((c for c in open_calls if c.state is CallState.READY), key=lambda c: c.position))
+    waiting = (call for call in open_calls if call.state is CallState.READY and call.id not in running)
+    ready = tuple(sorted(waiting, key=lambda call: call.position))
     if ready and room > 0:
         return RunTools(ready[:room])
     if running:

@@ -14,13 +14,15 @@ from turnkeeper.domain.tool import UNTOLD, Call, CallState, ReconciledState, Too
 from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.durations import jittered
 from turnkeeper.engine.execution.call_progress import WatchedProgress
+from turnkeeper.engine.execution.call_rooms import CallRooms
 from turnkeeper.engine.execution.detached import CANCEL_TIME, detach
 from turnkeeper.engine.execution.reconciliation import Reconciler
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.contract import Reconciled
-from turnkeeper.tools.no_result import timed_out, without_room
+from turnkeeper.tools.no_result import timed_out
 from turnkeeper.tools.progress import CallProgress
+from turnkeeper.tools.room import Room
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
 FIRST_PAUSE: Final = timedelta(milliseconds=250)
@@ -51,6 +53,8 @@ class _Run:
     """Ends with the tool, or when its time is over."""
     tool: asyncio.Task[Finished] | None = None
     """None until `outcome` has begun, and if another owner started the tool."""
+    room: Room | None = None
+    """What the call has a place of."""
     reconciling: bool = False
     """True from when the tool's server is requested to tell what became of the call."""
 
@@ -66,6 +70,12 @@ class _Run:
         if self.tool is None or self.call.tool_class.may_start_again:
             return ()
         return (OrphanedCall(call=self.call, tool=self.tool),)
+
+    def leave_room(self) -> None:
+        """Gives the call's place back once its tool has ended, or will never run."""
+        if self.room is not None and (self.tool is None or self.tool.done()):
+            self.room.give_back()
+            self.room = None
 
     def cancel(self) -> None:
         """Cancels the tool, or its start, or the request that follows it."""
@@ -107,6 +117,8 @@ class ToolRunner:
         self._jitter = jitter
         self._reconciler = reconciler
         self._progress = progress
+        self.rooms = CallRooms(toolbox, record=self._record_unrun)
+        """The places of the calls, where only so many run at the same time."""
         self._reconciled = set[tuple[str, int]]()
         """Calls, with the attempts that started them, of which the tools' servers were requested to tell."""
         self._runs: dict[str, _Run] = {}
@@ -115,20 +127,22 @@ class ToolRunner:
 
     @property
     def running(self) -> frozenset[str]:
-        """Returns the ids of the calls whose results were not taken yet."""
-        return frozenset(self._runs)
+        """Returns the ids of the calls whose results were not taken yet, and of those that wait for room."""
+        return frozenset(self._runs) | self.rooms.waiting
 
     @property
-    def tasks(self) -> set[asyncio.Task[Finished]]:
-        """Returns a task for each of those calls. It ends when there is a result to take."""
-        return {run.outcome for run in self._runs.values()}
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """Returns a task for each of those calls. It ends when there is a result to take, or room."""
+        return {*(run.outcome for run in self._runs.values()), *self.rooms.tasks}
 
     def start(self, call: Call, *, timeout: timedelta) -> None:
         """Starts the call's tool in a task of its own, after a pause if a try of the call has failed before.
 
-        Where the catalogue limits how many of its calls run at the same time, it waits for room within `timeout`.
+        The place that it has in `rooms` is free again when the tool has ended, however late.
         """
-        self._runs[call.id] = _Run(call=call, outcome=asyncio.create_task(self._outcome(call, timeout)))
+        outcome = asyncio.create_task(self._outcome(call, timeout))
+        run = self._runs[call.id] = _Run(call=call, outcome=outcome, room=self.rooms.place_of(call))
+        outcome.add_done_callback(lambda _: run.leave_room())
 
     def reconcile_lost(self, calls: Collection[Call], *, time_of: Callable[[Call], timedelta]) -> None:
         """Requests of the tools' servers what became of a lost owner's calls that must not run twice.
@@ -146,7 +160,7 @@ class ToolRunner:
         """
         done = [self._runs.pop(call_id) for call_id, run in list(self._runs.items()) if run.outcome.done()]
         self._unstored = [run for run in done if not run.outcome.cancelled()]
-        return [run.outcome.result() for run in self._unstored]
+        return [*(run.outcome.result() for run in self._unstored), *self.rooms.take_results()]
 
     def results_stored(self) -> tuple[OrphanedCall, ...]:
         """Records that the results taken last are in the log. Returns the calls that timed out and must not run twice.
@@ -170,6 +184,7 @@ class ToolRunner:
 
     async def stop(self) -> None:
         """Cancels all tools, and waits for them up to CANCEL_TIME. Those that have not ended by then are detached."""
+        self.rooms.stop()
         running = [run for run in self._runs.values() if not run.outcome.done()]
         for run in running:
             run.cancel()
@@ -235,11 +250,7 @@ class ToolRunner:
             record = partial(self._metrics.tool_finished, source, tool=call.tool, tool_class=tool_class)
             began = time.monotonic()
             try:
-                room = self._toolbox.room_of(call.tool)
-                if room is None:
-                    finished = await self._run(call, timeout)
-                else:
-                    finished = await self._run_in(room, call, timeout)
+                finished = await self._run(call, timeout)
             except asyncio.CancelledError:
                 span.finished(ToolOutcome.CANCELLED)
                 record(outcome=ToolOutcome.CANCELLED, seconds=time.monotonic() - began)
@@ -250,32 +261,14 @@ class ToolRunner:
             record(outcome=outcome, seconds=finished.duration.total_seconds())
         return finished
 
-    async def _run_in(self, room: asyncio.Semaphore, call: Call, timeout: timedelta) -> Finished:
-        """Runs the tool once there is room. The room is free again when the tool has ended, however late."""
-        began, waits = time.monotonic(), room.locked()
-        try:
-            async with asyncio.timeout(timeout.total_seconds()):
-                await room.acquire()
-        except TimeoutError:
-            return without_room(call, timeout)
-        try:
-            if waits:
-                await self._hold()
-        except BaseException:
-            room.release()
-            raise
-        left = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - began))
-        return await self._run(call, left, ended=lambda _: room.release())
-
-    async def _run(
-        self, call: Call, timeout: timedelta, *, ended: Callable[[asyncio.Task[Finished]], None] = lambda _: None
-    ) -> Finished:
-        """Runs the tool for `timeout` at most. `ended` is called when the tool has ended."""
+    async def _run(self, call: Call, timeout: timedelta) -> Finished:
+        """Runs the tool for `timeout` at most."""
+        run = self._runs[call.id]
         with self._shown(call) as report:
-            tool = self._runs[call.id].tool = asyncio.create_task(
+            tool = run.tool = asyncio.create_task(
                 self._toolbox.run(call, timeout=timeout, caller=self._caller, report=report)
             )
-            tool.add_done_callback(ended)
+            tool.add_done_callback(lambda _: run.leave_room())
             await asyncio.wait([tool], timeout=timeout.total_seconds())
         return tool.result() if tool.done() else self._overdue(call, tool, timeout)
 
@@ -298,6 +291,16 @@ class ToolRunner:
             tool.cancel()
         self._detach(tool)
         return timed_out(call, timeout, most_starts=self._toolbox.attempts_of(call.tool))
+
+    def _record_unrun(self, call: Call, finished: Finished) -> None:
+        """Counts a call that got no room in its time."""
+        self._metrics.tool_finished(
+            self._toolbox.source_of(call.tool),
+            tool=call.tool,
+            tool_class=call.tool_class.value,
+            outcome=finished.result.outcome.value,
+            seconds=finished.duration.total_seconds(),
+        )
 
     def _detach(self, tool: asyncio.Task[Finished] | None) -> None:
         if tool is not None:

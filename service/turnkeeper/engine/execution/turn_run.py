@@ -115,6 +115,8 @@ class TurnRun:
             if not is_begun:
                 await self._append(lambda uow: turn_rules.begin_attempt(uow, lapses=lapses))
             while self._may_continue():
+                if self._must_hand_over:
+                    self._tools.rooms.stop()
                 if self._must_hand_over and not self._tools.running:
                     await self._hand_over()
                     break
@@ -168,6 +170,7 @@ class TurnRun:
             fence=self._lease.fence,
             running=self._tools.running | self._awaited_late(),
             releasing=self._lease.releasing,
+            has_room=lambda call: self._tools.rooms.take(call, timeout=self._time_of(call)),
         )
 
     def _awaited_late(self) -> frozenset[str]:
@@ -207,6 +210,7 @@ class TurnRun:
             await self._owned.hold()
             fault("turn.tool.before_start")
             self._tools.start(call, timeout=self._time_of(call))
+        self._tools.rooms.release_unused()
         return decided
 
     def _time_of(self, call: Call) -> timedelta:

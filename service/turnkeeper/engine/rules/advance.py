@@ -1,5 +1,6 @@
 """What follows by itself from an owner's decision, in the same changeset: an end, a wait, or the start of tools."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from turnkeeper.copies import replace
@@ -41,9 +42,11 @@ class Owner:
     policies: Policies
     fence: int
     running: frozenset[str]
-    """Ids of the calls whose tools this owner runs, or whose late results it awaits."""
+    """Ids of the calls whose tools this owner runs, whose late results it awaits, or that wait for room."""
     releasing: bool
     """True if it starts nothing new, because it will hand the turn over."""
+    has_room: Callable[[Call], bool] = lambda _: True
+    """Returns True if a READY call may start. Otherwise it waits for room, and counts as running from then on."""
 
 
 def due_step(turn: Turn, calls: tuple[Call, ...], owner: Owner) -> Step:
@@ -95,7 +98,7 @@ def _apply_due_step(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
                 uow.await_answers(calls)
             case RunTools(calls=calls) if not (owner.releasing or uow.snapshot.head.suspended):
                 started, passed_over = _start_calls(uow, calls, owner, most_changed=CHANGED_AT_ONCE - changed)
-                if started:
+                if started or not passed_over:  # without either, all of them wait for room
                     return started
                 changed += passed_over
                 continue
@@ -111,7 +114,8 @@ def _start_calls(
     """Marks calls as STARTED, before anything is sent to their tools.
 
     A call gets a new round of approval instead if it is no longer what was proposed or approved, or if another call of
-    its tool became UNKNOWN since. Returns the STARTED ones, and how many others there were: `most_changed` at most.
+    its tool became UNKNOWN since. One without room stays READY, and waits. Returns the STARTED ones, and how many did
+    not stay as they were: `most_changed` at most.
     """
     if any(call.started and call.attempt == uow.turn.attempt for call in calls):
         # A call that timed out starts again under the same owner: a late result names the attempt that it belongs to.
@@ -123,6 +127,8 @@ def _start_calls(
             changed += 1
             if changed == most_changed:
                 break
+            continue
+        if not owner.has_room(call):
             continue
         started = call.start(attempt=uow.turn.attempt, fence=owner.fence, at=uow.at)
         uow.put_call(started)

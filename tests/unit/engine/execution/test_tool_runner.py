@@ -9,7 +9,6 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from tests.builders import a_call, a_session_key
-from tests.processes import until
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome, ToolSpec
 from turnkeeper.domain.turn import ToolCaller
@@ -224,32 +223,6 @@ async def test_a_tool_that_ends_while_it_is_cancelled_has_its_result() -> None:
     assert finished.result.outcome is ToolOutcome.OK
 
 
-async def test_a_call_beyond_its_tools_number_waits_for_room() -> None:
-    depot, lease = Depot(), Held()
-    runner, _ = a_runner(depot, Meters(), Traces(), room=2, lease=lease)
-    for _ in range(3):
-        runner.start(started(ToolClass.IRREVERSIBLE), timeout=TIMEOUT)
-    await until(lambda: depot.starts == 2)
-    assert lease.looks == 0
-    depot.released.set()
-    await until(lambda: all(task.done() for task in runner.tasks))
-    assert (depot.starts, lease.looks) == (3, 1), "the lease is looked at again after the wait"
-    assert {finished.result.outcome for finished in runner.take_results()} == {ToolOutcome.OK}
-
-
-async def test_a_call_without_room_in_its_time_has_certainly_not_run() -> None:
-    depot = Depot()
-    runner, _ = a_runner(depot, Meters(), Traces(), room=1)
-    runner.start(started(ToolClass.IRREVERSIBLE), timeout=TIMEOUT)
-    await until(lambda: depot.starts == 1)
-    runner.start(started(ToolClass.IRREVERSIBLE), timeout=SHORT)
-    await asyncio.wait(runner.tasks, return_when=asyncio.FIRST_COMPLETED)
-    (finished,) = runner.take_results()
-    assert (finished.result.outcome, depot.starts) == (ToolOutcome.FAILED, 1)
-    assert "did not start; try again later" in finished.result.result_json
-    await runner.stop()
-
-
 async def test_a_call_that_paused_after_a_failed_try_does_not_start_without_its_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -262,39 +235,6 @@ async def test_a_call_that_paused_after_a_failed_try_does_not_start_without_its_
     with pytest.raises(LeaseLost):
         runner.take_results()
     assert depot.starts == 0
-
-
-async def test_a_call_that_waited_does_not_start_without_its_lease() -> None:
-    depot, lease = Depot(), Held()
-    runner, _ = a_runner(depot, Meters(), Traces(), room=1, lease=lease)
-    first, second = started(ToolClass.READ_ONLY), started(ToolClass.IRREVERSIBLE)
-    runner.start(first, timeout=TIMEOUT)
-    await until(lambda: depot.starts == 1)
-    runner.start(second, timeout=TIMEOUT)
-    lease.is_lost = True
-    depot.released.set()
-    await until(lambda: all(task.done() for task in runner.tasks))
-    with pytest.raises(LeaseLost):
-        runner.take_results()
-    assert depot.starts == 1
-    lease.is_lost = False
-    runner.start(first, timeout=TIMEOUT)
-    await asyncio.wait(runner.tasks)
-    assert depot.starts == 2, "the room that it had is free again"
-
-
-async def test_a_tool_keeps_its_room_until_it_has_ended_though_its_time_is_over() -> None:
-    depot = Depot()
-    runner, _ = a_runner(depot, Meters(), Traces(), room=1)
-    runner.start(started(ToolClass.IRREVERSIBLE), timeout=SHORT)
-    await asyncio.wait(runner.tasks)
-    runner.start(started(ToolClass.IRREVERSIBLE), timeout=SHORT)
-    await asyncio.wait(runner.tasks)
-    assert depot.starts == 1
-    depot.released.set()
-    runner.start(started(ToolClass.IRREVERSIBLE), timeout=TIMEOUT)
-    await asyncio.wait(runner.tasks)
-    assert depot.starts == 2
 
 
 async def test_the_pause_before_a_further_start_doubles() -> None:
