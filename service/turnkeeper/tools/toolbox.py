@@ -39,8 +39,8 @@ from turnkeeper.tools.contract import (
 )
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.listing import Listing
+from turnkeeper.tools.places import Places
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, error_text, result_text
-from turnkeeper.tools.room import Room
 
 ARGUMENTS_BYTES = 64 * 1024
 """The largest arguments as JSON text in UTF-8."""
@@ -102,7 +102,7 @@ class Toolbox:
         self._record_content = record_content
         self._listing = Listing(sources, catalogue or Catalogue())
         self._listing.check_names()
-        self._rooms: dict[tuple[str, int], Room] = {}
+        self._rooms: dict[tuple[str, int], Places] = {}
         """By the pattern and the number of an entry of the catalogue."""
         self._schemas: dict[str, ArgumentsSchema] = {}
         """The schemas of the sources' tools as values, by their texts."""
@@ -180,13 +180,13 @@ class Toolbox:
         listed = self.listing.tools.get(name)
         return listed.entry.attempts if listed is not None else 1
 
-    def room_of(self, name: str) -> Room | None:
+    def room_of(self, name: str) -> Places | None:
         """Returns what a call of the tool takes while it runs; None if any number may run at the same time."""
         listed = self.listing.tools.get(name)
         if listed is None or listed.entry.concurrency is None:
             return None
         key = (listed.entry.tool, listed.entry.concurrency)
-        return self._rooms.setdefault(key, Room(listed.entry.concurrency))
+        return self._rooms.setdefault(key, Places(listed.entry.concurrency))
 
     def checked(
         self, requests: Sequence[ToolRequest], agent: Agent, *, clients: Sequence[ClientTool] = ()
