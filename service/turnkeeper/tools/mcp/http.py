@@ -149,18 +149,24 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
         if not self._addresses:
             await self.resolve()
         failed: Exception | None = None
+        opening = _Opening()
         for address in self._addresses:
             at_address = httpx2.Request(
                 request.method,
                 request.url.copy_with(host=address),
                 headers=request.headers,
                 stream=request.stream,
-                extensions={**request.extensions, "sni_hostname": self._url.host},
+                extensions={**request.extensions, "sni_hostname": self._url.host, "trace": opening.trace},
             )
             try:
                 response = await self._transport.handle_async_request(at_address)
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 failed = error
+                continue
+            except AttributeError:
+                if not opening.has_failed:
+                    raise
+                failed = httpx2.ConnectError("it was reset as soon as it was open")
                 continue
             self._addresses = (address,)
             return response
@@ -233,6 +239,22 @@ def _rejects_unread(body: bytes) -> bool:
 def _type_of(response: httpx2.Response) -> str:
     content_type: str = response.headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower()
+
+
+class _Opening:
+    """Whether a connection failed to open, whatever was raised.
+
+    The library sets options on a socket that it no longer has if the server resets the connection at once.
+    """
+
+    def __init__(self) -> None:
+        self.has_failed = False
+        """True if the connection that was opened last failed to."""
+
+    async def trace(self, name: str, _: Mapping[str, Any]) -> None:
+        """Takes note of what the library does."""
+        if name.startswith("connection.connect_tcp."):
+            self.has_failed = name.endswith(".failed")
 
 
 class _Events(httpx2.AsyncByteStream):
