@@ -29,7 +29,9 @@ from tests.chaos.promises.ends import (
     i15_clients_that_left_change_nothing,
 )
 from tests.chaos.promises.order import i1_numbers_have_no_gap, i2_readers_are_given_the_log, i4_fences_never_fall
+from tests.chaos.promises.outcomes import outcomes_are_what_happened
 from tests.chaos.promises.refusals import refusals_say_when_to_come_back
+from tests.chaos.promises.sessions import the_next_message_works
 from tests.chaos.promises.tenants import i13_no_tenant_sees_another
 from tests.chaos.promises.texts import (
     i10_partial_text_is_never_history,
@@ -57,12 +59,14 @@ PROMISES: Mapping[str, Callable[[History], Finding]] = {
     "I15": i15_clients_that_left_change_nothing,
     "I16": i16_history_can_be_sent_to_a_model,
     "defects": no_answer_is_a_defect,
+    "outcomes": outcomes_are_what_happened,
     "refusals": refusals_say_when_to_come_back,
+    "sessions": the_next_message_works,
     "texts": texts_of_readers_are_whole,
     "turns": every_turn_ends_or_waits,
     "votes": votes_are_of_those_who_may,
 }
-"""The promises that are judged; the last five: defects, refusals, texts of readers, ends of turns, who decided."""
+"""The promises that are judged; the last: defects, ends of calls, refusals, sessions, texts, ends of turns, votes."""
 
 SETTLE = 60.0
 EVIDENCE = "evidence.txt"
@@ -106,7 +110,7 @@ def main() -> int:
     keep_evidence(history, findings, arguments.dir / EVIDENCE)
     for name, finding in findings.items():
         outcome = f"{len(finding.violations)} violations" if finding.violations else "held"
-        print(f"{name:>6}: {outcome if finding.checked else 'not checked'} ({finding.checked} checks)")
+        print(f"{name:>8}: {outcome if finding.checked else 'not checked'} ({finding.checked} checks)")
         for line in finding.violations[:3]:
             print(f"        {line}")
     return int(bool(report["violations"] or report["not_checked"]))

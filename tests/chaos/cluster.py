@@ -18,6 +18,7 @@ from tests.chaos.database import Client, Node, ReplicaSet
 from tests.chaos.programs import Program
 from tests.chaos.proxy import Wire
 from tests.chaos.servers import Server, environment
+from tests.chaos.services.running import Services, serving
 from turnkeeper.settings import Settings
 
 DATABASE: Final = "chaos"
@@ -27,7 +28,10 @@ LEASE: Final = Settings().lease.total_seconds()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The parts to start. Times are in seconds; `logs` is the folder of the programs' output."""
+    """The parts to start. Times are in seconds; `logs` is the folder of the programs' output.
+
+    `services`: the folder of what the tool servers write down; None is a cluster without tool servers.
+    """
 
     logs: Path
     agents: Path
@@ -38,6 +42,7 @@ class Plan:
     lease: float = LEASE
     clocks: bool = True
     flags: Sequence[str] = ()
+    services: Path | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +55,7 @@ class Cluster:
     servers: list[Server]
     model_url: str
     client: Client
+    services: Services | None = None
 
     @property
     def addresses(self) -> list[str]:
@@ -88,7 +94,13 @@ class Cluster:
     async def heal(self) -> None:
         """Undoes every fault: all programs run, and all are connected."""
         await self.database.heal()
+        await self.heal_tools()
         await self.heal_servers()
+
+    async def heal_tools(self) -> None:
+        """Starts every tool server that is down."""
+        if self.services is not None:
+            await self.services.heal()
 
     async def heal_servers(self) -> None:
         """Starts every server that is down, and sets its clock right."""
@@ -115,6 +127,9 @@ async def running(plan: Plan) -> AsyncIterator[Cluster]:
         stack.push_async_callback(database.close)
         await database.start()
         model_url = await _model(plan, stack)
+        services = None
+        if plan.services is not None:
+            services = await stack.enter_async_context(serving(plan.services, wire))
         servers = []
         for number in range(plan.servers):
             name = f"server-{number}"
@@ -126,7 +141,7 @@ async def running(plan: Plan) -> AsyncIterator[Cluster]:
                 clock,
                 wire=wire,
                 log=plan.logs / f"{name}.log",
-                flags=_flags(plan),
+                flags=[*_flags(plan), *(services.flags if services is not None else ())],
                 variables=_variables(plan, database.uri, model_url),
             )
             servers.append(server)
@@ -141,7 +156,15 @@ async def running(plan: Plan) -> AsyncIterator[Cluster]:
                 heartbeatFrequencyMS=500,
             )
         )
-        yield Cluster(plan=plan, wire=wire, database=database, servers=servers, model_url=model_url, client=client)
+        yield Cluster(
+            plan=plan,
+            wire=wire,
+            database=database,
+            servers=servers,
+            model_url=model_url,
+            client=client,
+            services=services,
+        )
 
 
 async def _model(plan: Plan, stack: contextlib.AsyncExitStack) -> str:

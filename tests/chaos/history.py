@@ -65,7 +65,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One start of a tool, as the tool recorded it."""
+    """One start of a tool, as the tool recorded it. `attempt`: of the turn; `answered`: the tool came to its end."""
 
     tool: str
     key: str
@@ -74,6 +74,8 @@ class Effect:
     call: str
     arguments: str
     wall: float
+    attempt: int = 1
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ class History:
 
     `first_seen`: when a client first received an event, wall seconds, by session and number. `unfit`: the differences
     that tests/checker finds. `until`: when clients began nothing new any more. `audit`: the records of
-    decisions, by approval.
+    decisions, by approval. `next_messages`: sessions that were written to after all faults, and the ends of the turns.
     """
 
     logs: Mapping[str, Sequence[Logged]] = field(default_factory=dict)
@@ -114,6 +116,7 @@ class History:
     left: Sequence[str] = ()
     chains: Sequence[Chain] = ()
     effects: Sequence[Effect] = ()
+    next_messages: Sequence[Document] = ()
     faults: Sequence[Fault] = ()
     prompts: Sequence[Prompt] = ()
     first_seen: Mapping[tuple[str, int], float] = field(default_factory=dict)

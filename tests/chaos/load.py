@@ -2,7 +2,8 @@
 
 Users, writers to one shared session, watchers, approvers and spies of two tenants, in one process. Every response is
 recorded in DIR before a client uses it. New sessions and messages are begun for S seconds; then the clients finish
-them, for `grace` seconds at most. Exit status 0, also when nothing could be reached: the checker judges.
+them, for `grace` seconds at most, and write into their sessions once more. Exit status 0, also when nothing could be
+reached: the checker judges.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 from tests.chaos import tenants
 from tests.chaos.approvers import Approver
 from tests.chaos.calls import Caller, Replicas
+from tests.chaos.next_messages import TIME, write_once_more
 from tests.chaos.record import CALLS, LOAD, STREAMS, Recorder
 from tests.chaos.spies import Loot, Spy
 from tests.chaos.streams import Watcher
@@ -91,7 +93,7 @@ class _Load:
         self._term = term
 
     async def run(self, sessions: int) -> None:
-        """Runs users and approvers. The approvers end after the users."""
+        """Runs users and approvers. The approvers end after the users; then each session has its next message."""
         users_done = asyncio.Event()
         approvers = [self._approver(number) for number in range(2)]
         await approvers[0].lend()
@@ -103,6 +105,8 @@ class _Load:
             finally:
                 users_done.set()
         await approvers[0].finish()
+        last = self._caller("next", until=time.monotonic() + TIME)
+        await write_once_more(last, self._calls)
 
     def _approver(self, number: int) -> Approver:
         names = (*tenants.OTHERS, tenants.DEPUTY, tenants.USER)
@@ -134,9 +138,10 @@ class _Load:
         """Returns a generator of each client's own, so that no client changes another's draws."""
         return random.Random(f"{self._seed} {name}")
 
-    def _caller(self, name: str, principal: str = tenants.USER) -> Caller:
+    def _caller(self, name: str, principal: str = tenants.USER, *, until: float | None = None) -> Caller:
         rng, replicas = self.rng(name), self._replicas[principal]
-        return Caller(name, replicas, self._calls, rng=rng, group=self._group, until=self._term.until)
+        until = self._term.until if until is None else until
+        return Caller(name, replicas, self._calls, rng=rng, group=self._group, until=until)
 
 
 class _Shared:

@@ -4,20 +4,30 @@ import random
 from collections.abc import Sequence
 
 WEIGHTS = {
-    "say": 8,
-    "tell": 26,
-    "look": 7,
-    "note": 9,
-    "both": 8,
-    "pay": 26,
-    "twice": 13,
-    "pledge": 6,
+    "say": 6,
+    "tell": 38,
+    "look": 4,
+    "note": 6,
+    "both": 6,
+    "pay": 16,
+    "twice": 8,
+    "pledge": 5,
     "post": 5,
+    "charge": 13,
+    "wire": 10,
+    "quote": 5,
+    "order": 9,
+    "file": 8,
+    "ship": 12,
+    "fetch": 6,
     "limit": 3,
     "crash": 3,
     "cut": 3,
 }
 """The kinds of messages, and how often each is sent."""
+
+TOOLS_OF_SERVERS = ("charge", "wire", "quote", "order", "file", "ship", "fetch")
+"""The kinds that call a tool of this name at a tool server."""
 
 _SYLLABLES = (
     "lo",
@@ -73,4 +83,4 @@ def _kind(user_text: str) -> str:
     return user_text.partition(" ")[0]
 
 
-_WITH_TOOLS = frozenset({"look", "note", "both", "pay", "twice", "pledge", "post"})
+_WITH_TOOLS = frozenset({"look", "note", "both", "pay", "twice", "pledge", "post", *TOOLS_OF_SERVERS})

@@ -74,9 +74,12 @@ class Nemesis:
     async def _mend(self, strike: Strike) -> None:
         """Heals the lane of a fault that failed, so that nothing of it is left."""
         try:
-            if strike.lane is Lane.DATABASE:
-                await self._cluster.database.heal()
-            else:
-                await self._cluster.heal_servers()
+            match strike.lane:
+                case Lane.DATABASE:
+                    await self._cluster.database.heal()
+                case Lane.TOOLS:
+                    await self._cluster.heal_tools()
+                case _:
+                    await self._cluster.heal_servers()
         except Exception as error:  # noqa: BLE001 - the end of the run heals again, and fails when it cannot
             strike.error += f"; not mended: {type(error).__name__}"

@@ -1,7 +1,8 @@
 """Plans the faults by seed: the same kinds in the same order with the same draws, every time.
 
-Faults come in three lanes, one at a time in each: to a server, to the database, and short ones to the wire between
-them. Their times depend on how long earlier faults took, their targets on which server has the work.
+Faults come in four lanes, one at a time in each: to a server, to the database, to a tool server, and short ones to the
+wire between servers and database. Their times depend on how long earlier faults took, their targets on which server
+has the work.
 """
 
 import random
@@ -15,12 +16,14 @@ class Lane(StrEnum):
     SERVERS = "servers"
     DATABASE = "database"
     WIRE = "wire"
+    TOOLS = "tools"
 
 
 PAUSES: Final[Mapping[Lane, tuple[float, float]]] = {
-    Lane.SERVERS: (1.0, 2.5),
+    Lane.SERVERS: (0.5, 1.5),
     Lane.DATABASE: (4.0, 7.0),
     Lane.WIRE: (1.0, 3.0),
+    Lane.TOOLS: (2.0, 4.0),
 }
 """Seconds between the end of a fault and the next one, in which turns progress."""
 

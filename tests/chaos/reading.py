@@ -12,12 +12,12 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.read_concern import ReadConcern
 
 from tests.chaos import tenants
+from tests.chaos.effects import DONE, EFFECTS, STARTED
 from tests.chaos.flood import FLOODS
 from tests.chaos.history import Chain, Document, Effect, Fault, History, Logged, Prompt, Try
 from tests.chaos.promises.ends import is_at_rest
 from tests.chaos.record import CALLS, LOAD, STREAMS
 from tests.chaos.streams import hash_of
-from tests.chaos.tools import EFFECTS
 from tests.checker.compare import differences
 from turnkeeper.pb.v1 import event_pb2
 
@@ -40,17 +40,19 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
         events = await majority.events.find({}, sort=[("seq", 1)]).to_list()
         audit = [json.loads(record["text"]) for record in await majority.audit_records.find({}).to_list()]
     unfit = await differences(uri, database)
+    ledger = {entry["id"]: entry for entry in documents["tool_calls"]}
     return History(
         logs=logs_of(events),
         heads={head["session_id"]: head for head in documents["heads"]},
         turns={turn["id"]: turn for turn in documents["turns"]},
-        ledger={entry["id"]: entry for entry in documents["tool_calls"]},
+        ledger=ledger,
         approvals={approval["id"]: approval for approval in documents["approvals"]},
         audit=decisions_in(audit),
         tries=[call for records in (calls, *_floods(folder)) for call in tries_of(records)],
         left=[line["turn"] for line in calls if line["line"] == "left"],
         chains=chains_of(streams),
-        effects=effects_of(lines(folder / EFFECTS)),
+        effects=effects_of(lines(folder / EFFECTS), ledger),
+        next_messages=[_of_tenant(line) for line in calls if line["line"] == "next"],
         faults=faults_of(lines(faults)) if faults else [],
         prompts=[Prompt(messages=line["messages"]) for line in lines(folder / PROMPTS)],
         first_seen=first_seen_in(streams),
@@ -159,11 +161,27 @@ def chains_of(streams: Iterable[Document]) -> list[Chain]:
     ]
 
 
-def effects_of(written: Iterable[Document]) -> list[Effect]:
-    """Returns the starts alone: a tool that did not finish may have taken effect as well."""
-    names = ("tool", "key", "session", "turn", "call", "arguments", "wall")
-    started = (_of_tenant(line) for line in written if line["line"] == "started")
-    return [Effect(**{name: line[name] for name in names}) for line in started]
+def effects_of(written: Sequence[Document], ledger: Mapping[str, Document]) -> list[Effect]:
+    """Returns the starts alone: a tool that did not finish may have taken effect as well.
+
+    A tool server knows the key of a call alone; the rest is by the ledger. A key that is not there stands for itself.
+    """
+    names = ("tool", "key", "session", "turn", "call", "arguments", "wall", "attempt")
+    by_key = {entry["key"]: entry for entry in ledger.values()}
+    ended = {(line["key"], line["attempt"], line["pid"]) for line in written if line["line"] == DONE}
+    effects = []
+    for line in map(_of_tenant, written):
+        if line["line"] == STARTED:
+            entry = by_key.get(line["key"], {})
+            known = {
+                "session": entry.get("session_id", ""),
+                "turn": entry.get("turn_id", ""),
+                "call": entry.get("id", line["key"]),
+                **line,
+            }
+            answered = (line["key"], line["attempt"], line["pid"]) in ended
+            effects.append(Effect(**{name: known[name] for name in names}, answered=answered))
+    return effects
 
 
 def faults_of(written: Iterable[Document]) -> list[Fault]:

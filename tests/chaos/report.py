@@ -12,6 +12,8 @@ LEAST: Final[Mapping[str, int]] = {
     "takeovers": 50,
     "faults": 100,
     "foreign_reads": 100,
+    "effects_of_tool_servers": 100,
+    "next_messages": 20,
 }
 """The least figures of a run of FULL_MINUTES; a shorter run needs its share."""
 LEAST_KINDS: Final = 8
@@ -115,6 +117,11 @@ _FIGURES: Final = (
     "events",
     "decided_approvals",
     "effects",
+    "effects_by_source",
+    "effects_cut_off",
+    "reconciled",
+    "next_messages",
+    "stdio_servers",
     "takeovers",
     "takeover_seconds",
     "unknown_outcomes",

@@ -23,6 +23,7 @@ from tests.chaos.programs import Program
 from tests.chaos.prompts import Prompts
 from tests.chaos.reading import is_settled
 from tests.chaos.servers import environment
+from tests.chaos.services.census import Census
 from tests.chaos.strikes import Faults, Strike
 
 HERE: Final = Path(__file__).parent
@@ -83,23 +84,28 @@ class _Run:
             variables=tools.variables(self._folder),
             lease=options.lease,
             clocks=options.clocks,
+            services=self._folder,
             flags=("--calls-at-work", str(CALLS_AT_WORK), *tenants.flags(self._folder / tenants.FOLDER)),
         )
         async with clusters.running(plan) as cluster:
-            self._print("a replica set of three, three servers and a scripted model are up")
+            self._print("a replica set of three, three servers, their tool servers and a scripted model are up")
             self._began = time.monotonic()
             probe = Probe(cluster.database.uri, on_gap=self._faults.unwritable)
-            async with Prompts(cluster.model_url, self._folder).kept():
+            assert cluster.services is not None
+            census = cluster.services.census
+            async with Prompts(cluster.model_url, self._folder).kept(), census.kept():
                 async with probe.running():
                     await self._storm(cluster)
                 settled = await self._settle(cluster)
             await asyncio.gather(*(server.drain() for server in cluster.servers))
+            left = await self._processes_left(census)
             checked = await self._check(cluster)
         demanded = report.Run(seed=options.seed, minutes=options.minutes, lease=options.lease, kinds=options.kinds)
         figures = {
             **checked,
             "longest_unwritable_seconds": round(probe.longest, 2),
             "settled_seconds": round(settled, 1),
+            "stdio_servers": {"started": len(census.pids), "bereaved": len(census.bereaved), "left": left},
         }
         return report.report(demanded, faults=self._faults.tally(), checked=figures, trouble=self._trouble)
 
@@ -148,6 +154,15 @@ class _Run:
             await asyncio.sleep(0.5)
         self._trouble.append(f"{SETTLE_TIME:.0f} s after the load some turns still move: {dict(states)}")
         return time.monotonic() - began
+
+    async def _processes_left(self, census: Census) -> int:
+        """Returns how many processes of MCP servers live once all replicas have ended; each that stayed is trouble."""
+        left = await census.at_the_end()
+        if left:
+            self._trouble.append(f"{left} processes of MCP servers outlived all replicas")
+        if census.outlived:
+            self._trouble.append(f"processes of MCP servers outlived their replicas, by seconds: {census.outlived}")
+        return left
 
     async def _check(self, cluster: Cluster) -> Mapping[str, Any]:
         file = self._folder / "checked.json"

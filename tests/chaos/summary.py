@@ -11,6 +11,7 @@ from tests.chaos.history import Fault, Finding, History, Logged
 from tests.chaos.promises.answers import MUTATIONS
 from tests.chaos.promises.ends import WAITING, acknowledged_turns
 from tests.chaos.promises.tenants import foreign_reads
+from tests.chaos.services.offered import PYTHON, source_of
 from turnkeeper.pb.v1 import event_pb2
 
 MOST_SHOWN = 20
@@ -46,6 +47,13 @@ def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]
         "decided_approvals": kinds["approval_decided"],
         "expired_approvals": kinds["approval_expired"],
         "effects": len(history.effects),
+        "effects_by_source": dict(sorted(Counter(source_of(effect.tool) for effect in history.effects).items())),
+        "effects_of_tool_servers": sum(source_of(effect.tool) != PYTHON for effect in history.effects),
+        "effects_cut_off": sum(not effect.answered for effect in history.effects if source_of(effect.tool) != PYTHON),
+        "reconciled": dict(
+            sorted(Counter(_told(event) for event in events if event.kind == "tool_reconciled").items())
+        ),
+        "next_messages": len(history.next_messages),
         "takeovers": len(taken_over),
         "takeover_seconds": _quantiles(_takeover_times(history, taken_over)),
         "unknown_outcomes": _unknown(history),
@@ -72,6 +80,11 @@ def takeovers(history: History) -> list[Logged]:
         if event.kind == "attempt_superseded"
         and event.event.attempt > event.event.attempt_superseded.superseded_attempt
     ]
+
+
+def _told(event: Logged) -> str:
+    """Returns what the tool's own server told of a call."""
+    return event_pb2.ReconciledState.Name(event.event.tool_reconciled.state).removeprefix("RECONCILED_STATE_")
 
 
 def _unknown(history: History) -> int:

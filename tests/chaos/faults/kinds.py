@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.chaos.cluster import Cluster
-from tests.chaos.faults import clocks, commands, database, overload, servers, wire
+from tests.chaos.faults import clocks, commands, database, overload, servers, tools, wire
 from tests.chaos.plan import Lane
 from tests.chaos.strikes import Strike
 
@@ -51,6 +51,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "write-conflict": Kind(Lane.WIRE, commands.conflict),
     "command-cut": Kind(Lane.WIRE, commands.cut),
     "stream-kill": Kind(Lane.WIRE, commands.kill_streams),
+    "tools-kill": Kind(Lane.TOOLS, tools.kill),
+    "tools-freeze": Kind(Lane.TOOLS, tools.freeze),
+    "tools-cut": Kind(Lane.TOOLS, tools.cut),
+    "tools-stdio-kill": Kind(Lane.TOOLS, tools.kill_at_a_replica),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests import harness
 from tests.chaos.mutants import crowded, decisions, lost_owners, tool_servers, unreplicated
+from tests.chaos.mutants.annotations import read_only_by_its_own_words
 from tests.chaos.mutants.deposed import read_from_a_deposed_primary
 from tests.chaos.mutants.operators import in_others_sessions
 from tests.chaos.mutants.patches import PATCHES
@@ -58,6 +59,7 @@ SCENES: Mapping[str, Scene] = {
     "snapshot-before-subscription": decisions.asked_while_a_watcher_begins,
     "not-started-is-no-promise": tool_servers.stopped_before_the_call_left,
     "unavailable-is-never-left": tool_servers.answer_lost,
+    "annotation-that-loosens": read_only_by_its_own_words,
 }
 """Each mutant, and where it shows."""
 

@@ -1,12 +1,16 @@
 """Broken versions of the way to tool servers."""
 
+from dataclasses import replace
+
 import grpc
 
-from turnkeeper.domain.tool import ReconciledState
+from turnkeeper.domain.tool import ReconciledState, ToolClass, ToolSpec
+from turnkeeper.tools.catalogue import Catalogue, CatalogueEntry
 from turnkeeper.tools.contract import NotStarted, OutcomeUnknown, Reconciled, ToolContext
 from turnkeeper.tools.remote.source import RemoteTools
 
 _call = RemoteTools.call
+_stated = Catalogue.stated
 
 
 def not_started_is_no_promise() -> None:
@@ -32,4 +36,19 @@ def unavailable_is_never_left() -> None:
     RemoteTools.call = call  # type: ignore[method-assign]
 
 
-TOOL_PATCHES = (not_started_is_no_promise, unavailable_is_never_left)
+def annotation_that_loosens() -> None:
+    """Believes a server that its tool reads only, where the catalogue has no class: it runs without a person."""
+
+    def stated(self: Catalogue, spec: ToolSpec) -> tuple[ToolSpec, CatalogueEntry] | None:
+        known = _stated(self, spec)
+        if known is None or not self.is_foreign(spec.source):
+            return known
+        tool, entry = known
+        if entry.tool_class is None and spec.tool_class is ToolClass.READ_ONLY:
+            tool = replace(tool, tool_class=ToolClass.READ_ONLY, asks=spec.asks)
+        return tool, entry
+
+    Catalogue.stated = stated  # type: ignore[method-assign]
+
+
+TOOL_PATCHES = (not_started_is_no_promise, unavailable_is_never_left, annotation_that_loosens)

@@ -1,5 +1,6 @@
 """The scene for tenants: the clients and the checker of `make chaos` on one server, without faults."""
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from tests.chaos import load, tenants, tools
 from tests.chaos.checker import judge
 from tests.chaos.points.stage import Stage
 from tests.chaos.prompts import PROMPTS
+from tests.chaos.proxy import Wire
 from tests.chaos.reading import read
+from tests.chaos.services.running import serving
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.scripted import ScriptedModel
 
@@ -27,17 +30,19 @@ async def beside_each_other(stage: Stage) -> Sequence[str]:
         folder = Path(name)
         tenants.write(folder)
         flags = ("--agents", str(_HERE / "agents.toml"), "--lease", "30s", "--log-level", "ERROR")
-        async with (
-            ScriptedModel(load_script(_HERE / "model.toml"), record=folder / PROMPTS) as model,
-            harness.server_process(
-                stage.mongo_uri,
-                stage.database,
-                model,
-                flags=(*flags, *tenants.flags(folder)),
-                variables=tools.variables(folder),
-                program=stage.program,
-            ) as server,
-        ):
+        async with contextlib.AsyncExitStack() as stack:
+            services = await stack.enter_async_context(serving(folder, stack.enter_context(Wire())))
+            script = ScriptedModel(load_script(_HERE / "model.toml"), record=folder / PROMPTS)
+            server = await stack.enter_async_context(
+                harness.server_process(
+                    stage.mongo_uri,
+                    stage.database,
+                    await stack.enter_async_context(script),
+                    flags=(*flags, *tenants.flags(folder), *services.flags),
+                    variables=tools.variables(folder),
+                    program=stage.program,
+                )
+            )
             await load.run(
                 addresses=[server.address],
                 identity=folder,

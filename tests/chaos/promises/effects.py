@@ -5,18 +5,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tests.chaos import tools
+from tests.chaos.effects import hash_of
 from tests.chaos.history import Effect, Finding, History, Logged
+from tests.chaos.services import offered
 from turnkeeper.domain.approval import HASH_DIGITS
 from turnkeeper.pb.v1 import event_pb2
 
+_NOT_STARTED = event_pb2.RECONCILED_STATE_NOT_STARTED
 _LEAVE = frozenset({event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_RETRY})
 """The decisions that let a call start once."""
+CLASSES: Mapping[str, str] = {**tools.CLASSES, **offered.CLASSES}
+NEED_APPROVAL = tools.NEED_APPROVAL | offered.NEED_APPROVAL
 
 
 def i5_an_irreversible_tool_starts_once(history: History) -> Finding:
     """Falsified by a start that no tool_started stands for, by one under another key than the ledger's, by more starts
     of an irreversible call than its approvals, or its policy, allow; and by one that needs an approval and had none
-    before it.
+    before it. A start that the tool's own server refuses for good uses up nothing.
     """
     finding = Finding()
     for call, effects in _by_call(history).items():
@@ -30,21 +35,22 @@ def i5_an_irreversible_tool_starts_once(history: History) -> Finding:
         keys = {effect.key for effect in effects} | {event.event.tool_started.key for event in started}
         ledger = history.ledger.get(call, {}).get("key")
         finding.expect(keys == {ledger}, f"{name} ran under {sorted(keys)}, the ledger's key is {ledger}")
-        if tools.CLASSES[effects[0].tool] == "IRREVERSIBLE":
+        if CLASSES[effects[0].tool] == "IRREVERSIBLE":
             _allowed(name, effects, events, finding)
     return finding
 
 
 def _allowed(name: str, effects: Sequence[Effect], events: Sequence[Logged], finding: Finding) -> None:
     """Checks that each start, in the log and in the file, uses up one permission from before it."""
-    leaves = 0 if effects[0].tool in tools.NEED_APPROVAL else 1
+    given = leaves = 0 if effects[0].tool in NEED_APPROVAL else 1
     for event in events:
         if event.kind == "approval_decided" and event.event.approval_decided.decision in _LEAVE:
+            leaves, given = leaves + 1, given + 1
+        if event.kind == "tool_reconciled" and event.event.tool_reconciled.state == _NOT_STARTED:
             leaves += 1
         if event.kind == "tool_started":
             leaves -= 1
             finding.expect(leaves >= 0, f"{name} was STARTED ({event.sequence}) without leave")
-    given = sum(event.kind == "tool_started" for event in events) + leaves
     finding.expect(len(effects) <= given, f"{name} took effect {len(effects)} times, with leave for {given}")
 
 
@@ -98,7 +104,7 @@ def i14_what_was_approved_is_what_ran(history: History) -> Finding:
         if ledger is None:
             finding.expect(False, f"{name} is not in the ledger")
             continue
-        expected = tools.hash_of(json.loads(ledger["arguments_json"]))
+        expected = hash_of(json.loads(ledger["arguments_json"]))
         finding.expect(effect.arguments == expected, f"{name} ran with other arguments than the ledger's")
         hashes = _hashes(history.events_of_call.get(effect.call, ())) | {ledger["arguments_hash"][:HASH_DIGITS]}
         finding.expect(len(hashes) == 1, f"{name} has the hashes {sorted(hashes)}")

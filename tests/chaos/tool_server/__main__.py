@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import harness
-from tests.chaos.tool_server.judgement import answers_of, complaints
+from tests.chaos.tool_server.judgement import answers_of, complaints, known_by
 from tests.chaos.tool_server.service import EFFECTS, KILLS, lines
 from tests.chaos.tool_server.users import AGENTS, SCRIPT, Users
 from tests.checker.compare import differences
@@ -96,7 +96,8 @@ async def run(args: argparse.Namespace) -> Mapping[str, Any]:
             broken = await differences(uri, DATABASE)
         effects = lines(folder / EFFECTS)
         answers = sum((answers_of(events) for events in logs.values()), Counter[str]())
-        violations = [*complaints(logs, effects), *users.trouble, *broken]
+        cut = {key for line in lines(folder / KILLS) for key in line["keys"]}
+        violations = [*complaints(logs, effects, cut), *users.trouble, *broken]
         return {
             "seed": args.seed,
             "reconcile": "UNIMPLEMENTED" if args.mute else "implemented",
@@ -107,6 +108,8 @@ async def run(args: argparse.Namespace) -> Mapping[str, Any]:
             "effects": len(effects),
             "doubled_effects": sum(times > 1 for times in Counter(line["key"] for line in effects).values()),
             "answers": dict(answers),
+            "unknown_outcomes": len(cut),
+            "unknown_outcomes_known_by": dict(known_by(logs, cut)),
             "questions_to_people": users.questions,
             "violations": violations[:20],
             "seconds": round(time.monotonic() - began, 1),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos import messages, tenants, tools
+from tests.chaos import effects, messages, tenants
 from tests.chaos.history import Chain, Effect, Fault, History, Prompt, Try
 from tests.chaos.reading import logs_of
 from tests.chaos.streams import item
@@ -41,6 +41,7 @@ class Run:
     effects: list[Effect] = field(default_factory=list)
     prompts: list[Prompt] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    next_messages: list[dict[str, Any]] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
     first_seen: dict[tuple[str, int], float] = field(default_factory=dict)
 
@@ -68,6 +69,7 @@ class Run:
             effects=self.effects,
             prompts=self.prompts,
             faults=self.faults,
+            next_messages=self.next_messages,
             unfit=self.unfit,
             first_seen=self.first_seen,
         )
@@ -129,6 +131,7 @@ def clean() -> Run:
     run.tried("GetTurn", {"request_turn": "t1"}, **answered)
     run.tried("CreateSession", {"request": "c1"}, session=SESSION, sequence=1)
     run.chains.append(_chain(1, [event for event, _ in run.events], run))
+    run.next_messages.append({"session": SESSION, "turn": "t1", "state": "COMPLETED"})
     run.prompts.append(
         Prompt(
             messages=[
@@ -138,7 +141,7 @@ def clean() -> Run:
                     "content": messages.text_with_calls(MESSAGES["t2"]),
                     "tool_calls": [{"id": "call-2"}],
                 },
-                {"role": "tool", "content": tools.result_of("pay", "u-2"), "tool_call_id": "call-2"},
+                {"role": "tool", "content": effects.result_of("pay", "u-2"), "tool_call_id": "call-2"},
             ]
         )
     )
@@ -160,7 +163,7 @@ def _paid(run: Run) -> None:
     _decision(run, APPROVE)
     run.log("tool_started", "t2", fence=4, tool_call_id="call-2", tool="pay", key="key-2")
     run.log("tool_returned", "t2", fence=4, tool_call_id="call-2", outcome="TOOL_OUTCOME_OK", result_json=_result())
-    _answer(run, "t2", "m4", fence=4, results=[tools.result_of("pay", "u-2")])
+    _answer(run, "t2", "m4", fence=4, results=[effects.result_of("pay", "u-2")])
     run.effects.append(
         Effect(
             tool="pay",
@@ -168,7 +171,7 @@ def _paid(run: Run) -> None:
             session=SESSION,
             turn="t2",
             call="call-2",
-            arguments=tools.hash_of({"label": "u-2", "amount": 7}),
+            arguments=effects.hash_of({"label": "u-2", "amount": 7}),
             wall=0.0,
         )
     )
@@ -267,7 +270,7 @@ def _chain(number: int, events: Sequence[event_pb2.Event], run: Run) -> Chain:
 
 
 def _result() -> str:
-    return f'"{tools.result_of("pay", "u-2")}"'
+    return f'"{effects.result_of("pay", "u-2")}"'
 
 
 def _turn(turn: str, state: str) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from tests.chaos.checker import PROMISES, judge
+from tests.chaos.effects import hash_of
 from tests.chaos.history import Chain, Prompt
-from tests.chaos.tools import hash_of
 from tests.unit.chaos.defects import (
     DEFECTS,
     a_call_was_refused_without_a_time_to_come_back,
     a_stream_was_refused_by_grpc_itself,
     connections_broke,
 )
+from tests.unit.chaos.ends_of_calls import WRONG_ENDS
 from tests.unit.chaos.foreign_votes import FOREIGN_VOTES
 from tests.unit.chaos.leaks import LEAKS
 from tests.unit.chaos.runs import APPROVE, REJECT, SESSION, SESSION_ID, Run, clean
@@ -342,7 +343,7 @@ BREAKS: dict[Break, set[str]] = {
     a_tool_starts_twice: {"I5"},
     a_tool_starts_twice_and_the_ledger_knows: {"I5"},
     a_tool_starts_under_another_key: {"I5"},
-    a_tool_takes_effect_that_was_never_started: {"I5"},
+    a_tool_takes_effect_that_was_never_started: {"I5", "outcomes"},
     a_tool_runs_without_its_approval: {"I5"},
     two_decisions_are_acknowledged: {"I3", "I6"},
     an_approval_differs_from_its_log: {"I6"},
@@ -359,9 +360,10 @@ BREAKS: dict[Break, set[str]] = {
     an_interrupted_message_of_a_turn_that_went_on: {"I10"},
     the_model_was_given_half_a_message: {"I10"},
     a_document_does_not_fit_its_log: {"I11"},
-    a_tool_starts_after_a_cancel: {"I12"},
+    a_tool_starts_after_a_cancel: {"I12", "outcomes"},
     **{damage: {"I13"} for damage in LEAKS},
     **{damage: {"defects"} for damage in DEFECTS},
+    **WRONG_ENDS,
     **{damage: {"votes"} for damage in FOREIGN_VOTES},
     a_tool_saw_other_arguments: {"I14"},
     a_tool_ran_that_was_approved_as_another: {"I14"},

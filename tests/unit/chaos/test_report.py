@@ -15,6 +15,8 @@ GOOD: Mapping[str, Any] = {
     "decided_approvals": 100,
     "takeovers": 50,
     "foreign_reads": 100,
+    "effects_of_tool_servers": 100,
+    "next_messages": 20,
     "takeover_seconds": {"p50": 6.0, "p99": 15.0},
     "violations": {},
     "violations_by_promise": {"I1": 0},
@@ -42,7 +44,17 @@ def test_one_violation_fails_the_run_and_is_reported() -> None:
     assert not result["passed"]
 
 
-@pytest.mark.parametrize("name", ["acknowledged_turns", "decided_approvals", "takeovers", "foreign_reads"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acknowledged_turns",
+        "decided_approvals",
+        "takeovers",
+        "foreign_reads",
+        "effects_of_tool_servers",
+        "next_messages",
+    ],
+)
 def test_one_less_than_demanded_fails_the_run(name: str) -> None:
     assert _run(**{name: LEAST[name] - 1})["failures"] == [
         f"{name} is {LEAST[name] - 1}; at least {LEAST[name]} are needed"
@@ -103,6 +115,8 @@ def test_a_shorter_run_needs_its_share_and_reports_that() -> None:
         "takeovers": 10,
         "faults": 20,
         "foreign_reads": 20,
+        "effects_of_tool_servers": 20,
+        "next_messages": 4,
     }
     assert "scaled to the shorter run" in table(result)
     assert not _run(minutes=1, takeovers=9)["passed"]
