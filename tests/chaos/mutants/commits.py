@@ -13,6 +13,7 @@ from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, DatabaseCall, Document
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
+from turnkeeper.store.mongo.transactions.pipeline import CommandExchange
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
 
 Move = Callable[[ClientSession], Awaitable[Document | None]]
@@ -50,7 +51,8 @@ async def _store(self: Changesets, changeset: Changeset, move: Move, *, fence: i
         current_fence = head["fence"] if fence is None else fence
         changesets._write_events(writes, changeset, events, fence=current_fence)  # noqa: SLF001 - the service's own writes
         changesets._write_documents(writes, changeset)  # noqa: SLF001
-        await connection.in_thread(partial(writes.send, connection, session))
+        with CommandExchange(connection, session) as exchange:
+            await connection.in_thread(partial(writes.send, exchange))
     return Committed(last_seq=head["last_seq"], fence=head["fence"], events=events)
 
 

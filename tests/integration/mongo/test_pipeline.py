@@ -4,9 +4,11 @@ import asyncio
 import runpy
 import sys
 from functools import partial
+from typing import Any, Final
 
 import pymongo
 import pytest
+from pymongo import monitoring
 from pymongo.errors import ProtocolError
 
 from tests.builders import a_turn, an_event
@@ -21,6 +23,8 @@ from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.transactions import pipeline
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
+
+WRONG: Final = {"code": 91, "errmsg": "shutting down"}
 
 
 @pytest.fixture(params=["together", "one by one"])
@@ -64,6 +68,45 @@ async def test_either_way_stores_the_same(store: MongoStore, recorder: Recorder)
     await assert_stored(store, changeset, result)
 
 
+class _Connections(monitoring.ConnectionPoolListener):
+    """Counts how often a connection is taken. Clients that were there before do not count."""
+
+    taken = 0
+
+    def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None:
+        self.taken += 1
+
+    def _ignore(self, event: object) -> None:
+        pass
+
+    connection_created = connection_ready = connection_closed = connection_checked_in = _ignore
+    connection_check_out_started = connection_check_out_failed = _ignore
+    pool_created = pool_ready = pool_cleared = pool_closed = _ignore
+
+
+async def test_a_transaction_and_its_commit_take_one_connection_once(new_store: NewStore) -> None:
+    connections = _Connections()
+    monitoring.register(connections)
+    store = await new_store()
+    changeset = await next_changeset(store, await begin(store))
+    before = connections.taken
+    result = await store.commit(changeset)
+    assert connections.taken == before + 1
+    await assert_stored(store, changeset, result)
+
+
+@pytest.mark.parametrize("how", [{"errorCode": 91}, {"closeConnection": True}, {"writeConcernError": WRONG}], ids=str)
+async def test_a_commit_that_is_not_answered_well_is_sent_again(
+    store: MongoStore, recorder: Recorder, failing: FailPoint, how: dict[str, Any]
+) -> None:
+    changeset = await next_changeset(store, await begin(store))
+    async with failing(["commitTransaction"], times=1, **how):
+        with recorder.recording() as commands:
+            result = await store.commit(changeset)
+    assert [name_of(command) for command in commands].count("commitTransaction") == 2
+    await assert_stored(store, changeset, result)
+
+
 @pytest.mark.usefixtures("way")
 async def test_either_way_stores_nothing_after_a_command_that_missed(store: MongoStore) -> None:
     key = await begin(store)
@@ -103,8 +146,8 @@ async def test_either_way_the_first_reply_that_is_not_well_decides(store: MongoS
     writes.insert("turns", await connection.turns.find_one({"id": turn.id}) or {})
     writes.insert("requests", {"_id": "another"})
     async with connection.session() as session, session.start_transaction():
-        with pytest.raises(TransactionStopped) as stopped:
-            await connection.in_thread(partial(writes.send, connection, session))
+        with pipeline.CommandExchange(connection, session) as exchange, pytest.raises(TransactionStopped) as stopped:
+            await connection.in_thread(partial(writes.send, exchange))
         await session.abort_transaction()
     assert (stopped.value.obstacle, stopped.value.refused_writer) == (Obstacle.MISS, writer)
 
@@ -121,8 +164,8 @@ async def test_a_connection_with_replies_that_were_not_read_is_not_used_again(
         """Returns the reply to a ping by the connection that was used last."""
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, "_MESSAGE", 1)  # every reply is of another kind
-            with pytest.raises(ProtocolError):
-                writes.send(connection, session)
+            with pipeline.CommandExchange(connection, session) as exchange, pytest.raises(ProtocolError):
+                writes.send(exchange)
         reply: Document = connection.client.delegate.admin.command("ping")
         return reply
 

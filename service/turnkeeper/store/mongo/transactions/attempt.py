@@ -19,6 +19,7 @@ from pymongo.read_concern import ReadConcern
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection
 from turnkeeper.store.mongo.transactions.orphans import Orphans
+from turnkeeper.store.mongo.transactions.pipeline import CommandExchange
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
 
 LOOK_S: Final = 1.0
@@ -116,21 +117,27 @@ class Attempt:
         """Sends all commands, blocking this thread. Returns the error that left the commit's outcome open, or None."""
         transaction: Any = self._session.delegate
         transaction.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY)
+        with CommandExchange(self._connection, self._session) as exchange:
+            return self._exchange(writes, exchange)
+
+    def _exchange(self, writes: Writes, exchange: CommandExchange) -> PyMongoError | None:
         try:
             writes.pass_fault_point("step.before_first_write")
             with pymongo.timeout(max(self.left(), 0.001)):
-                writes.send(self._connection, self._session)
+                writes.send(exchange)
             writes.pass_fault_point("step.before_commit")
         except PyMongoError as error:
+            exchange.close()
             broken = isinstance(error, ConnectionFailure) or error.timeout
             self._abort(broken=broken and writes.was_sent)
             if error.has_error_label("TransientTransactionError"):
                 raise TransactionStopped(Obstacle.CONFLICT) from error
             raise
         except BaseException:
+            exchange.close()
             self._abort(broken=False)
             raise
-        return self._commit(writes)
+        return self._commit(writes, exchange.commit)
 
     def _abort(self, *, broken: bool) -> None:
         """Aborts the transaction. Over a broken connection the abort may be lost, so the transaction stays open."""
@@ -138,12 +145,15 @@ class Attempt:
         with pymongo.timeout(max(self.left(), LOOK_S)):
             self._session.delegate.abort_transaction()
 
-    def _commit(self, writes: Writes) -> PyMongoError | None:
-        """Sends the commit once, blocking this thread. Returns None if a majority has it, otherwise the error."""
+    def _commit(self, writes: Writes, commit: Callable[[], None]) -> PyMongoError | None:
+        """Sends the commit by this function, blocking this thread.
+
+        Returns None if a majority has it, otherwise the error.
+        """
         self.open = Obstacle.UNKNOWN
         try:
             with pymongo.timeout(max(self.left(), 0.001)):
-                self._session.delegate.commit_transaction()
+                commit()
         except PyMongoError as error:
             return error
         self.open = None
@@ -164,7 +174,8 @@ class Attempt:
             if not await self.pause(tries):
                 raise TransactionStopped(Obstacle.UNKNOWN) from error
             tries += 1
-            error = await self._connection.in_thread(partial(self._commit, writes))
+            commit = self._session.delegate.commit_transaction
+            error = await self._connection.in_thread(partial(self._commit, writes, commit))
 
     async def settled(self) -> bool:
         """Tries once, after the deadline, to end an open transaction: commits it, or kills it if no commit was sent.

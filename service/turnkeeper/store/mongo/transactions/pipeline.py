@@ -1,4 +1,4 @@
-"""Sends the commands of a transaction together, and reads their replies afterwards.
+"""Sends the commands of a transaction together, reads their replies, and commits over the same connection.
 
 The database works on the commands of one connection one after the other. If each is only sent once the one before is
 answered, each costs a round trip, and a switch of threads here and there.
@@ -18,10 +18,10 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 import pymongo
 from bson import decode
 from bson.codec_options import DEFAULT_CODEC_OPTIONS
-from pymongo.errors import DocumentTooLarge, ExecutionTimeout, ProtocolError
+from pymongo.errors import DocumentTooLarge, ExecutionTimeout, ProtocolError, PyMongoError
 from pymongo.read_preferences import ReadPreference
 
-from turnkeeper.store.mongo.client import ClientSession, Connection, Document
+from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, Document
 
 TRIED: Final = (4, 20)
 """The version of the driver with which this was tried."""
@@ -29,6 +29,7 @@ CAN_SEND_TOGETHER: Final = pymongo.version_tuple[:2] == TRIED
 """The driver is of that version."""
 if CAN_SEND_TOGETHER:
     from pymongo import _telemetry, helpers_shared, message
+    from pymongo.client_session_shared import _TxnState
 
 _SHARED: Final = ("lsid", "txnNumber", "autocommit", "maxTimeMS")
 """Fields of a transaction's first command that the others have as well."""
@@ -60,32 +61,97 @@ class Command(Protocol):
 C = TypeVar("C", bound=Command)
 
 
-def exchange(connection: Connection, session: ClientSession, commands: Iterable[C]) -> Sequence[tuple[C, Document]]:
-    """Sends the commands, blocking this thread. Returns their replies, up to the first that is not done.
+class CommandExchange:
+    """Sends the commands of one transaction and its commit, blocking this thread. A context manager.
 
-    Those after that one may have reached the database, so the transaction must be aborted. A command that is too large
-    for the driver is sent in parts. Raises PyMongoError if one is refused, and DocumentTooLarge before any was sent.
+    All go over one connection, which it has from the first command to its end.
     """
-    if CAN_SEND_TOGETHER:
-        return _Together(connection, session).of(commands)
-    answered: list[tuple[C, Document]] = []
-    for command in commands:
-        for part, reply in _one_by_one(connection, session, command):
-            answered.append((part, reply))
-            if not part.is_done(reply):
-                return answered
-    return answered
+
+    def __init__(self, connection: Connection, session: ClientSession) -> None:
+        """Connects at the first command."""
+        self._connection = connection
+        self._session: Any = session.delegate
+        self._together: _Together | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the connection back. Another command takes one again."""
+        self._leave(None)
+
+    def send(self, commands: Iterable[C]) -> Sequence[tuple[C, Document]]:
+        """Sends the commands. Returns their replies, up to the first that is not done.
+
+        Those after that one may have reached the database, so the transaction must be aborted. A command that is too
+        large for the driver is sent in parts. Raises PyMongoError if one is refused, and DocumentTooLarge before any
+        was sent.
+        """
+        if CAN_SEND_TOGETHER:
+            if self._together is None:
+                self._together = _Together(self._connection, self._session)
+            try:
+                return self._together.of(commands)
+            except BaseException as error:
+                self._leave(error)
+                raise
+        answered: list[tuple[C, Document]] = []
+        for command in commands:
+            for part, reply in self._one_by_one(command):
+                answered.append((part, reply))
+                if not part.is_done(reply):
+                    return answered
+        return answered
+
+    def commit(self) -> None:
+        """Commits. Raises PyMongoError as the driver does; the outcome may be unknown then.
+
+        After any error the commit is sent once more, by the driver, as to a commit whose answer was lost.
+        """
+        together = self._together
+        if together is not None and together.may_commit:
+            try:
+                together.commit()
+            except PyMongoError as error:
+                self._leave(error)
+            except BaseException as error:
+                self._leave(error)
+                raise
+            else:
+                return
+        self._session.commit_transaction()
+
+    def _one_by_one(self, command: C) -> Iterator[tuple[C, Document]]:
+        database: Any = self._connection.database.delegate
+        try:
+            yield command, database.command(command.document(), session=self._session)
+        except DocumentTooLarge:  # of the driver, before it has sent anything
+            if not (halves := command.halves()):
+                raise
+            for half in halves:
+                yield from self._one_by_one(half)
+
+    def _leave(self, error: BaseException | None) -> None:
+        together, self._together = self._together, None
+        if together is not None:
+            together.close(error)
 
 
-def _one_by_one(connection: Connection, session: ClientSession, command: C) -> Iterator[tuple[C, Document]]:
-    database: Any = connection.database.delegate
-    try:
-        yield command, database.command(command.document(), session=session.delegate)
-    except DocumentTooLarge:  # of the driver, before it has sent anything
-        if not (halves := command.halves()):
-            raise
-        for half in halves:
-            yield from _one_by_one(connection, session, half)
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """The command that commits a transaction."""
+
+    def document(self) -> Document:
+        return {"commitTransaction": 1, "writeConcern": MAJORITY.document}
+
+    def halves(self) -> Sequence[Self]:
+        return ()
+
+    def is_done(self, reply: Document) -> bool:  # noqa: ARG002 - an error is raised
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +168,62 @@ class _Request(Generic[C]):
 
 
 class _Together:
-    """Sends commands of one transaction together."""
+    """Sends commands of one transaction together, over one connection."""
 
-    def __init__(self, connection: Connection, session: ClientSession) -> None:
+    def __init__(self, connection: Connection, session: Any) -> None:
+        """Connects. Raises PyMongoError."""
         self._client: Any = connection.client.delegate
-        self._session: Any = session.delegate
+        self._session = session
         self._database = connection.database.name
+        self._checkout = self._client._conn_for_writes(session, "transaction")
+        self._conn: Any = self._checkout.__enter__()
+
+    def close(self, error: BaseException | None) -> None:
+        """Gives the connection back, after this error if there was one."""
+        self._checkout.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
     def of(self, commands: Iterable[C]) -> Sequence[tuple[C, Document]]:
-        """Sends the commands and returns their replies, as `exchange` does."""
+        """Sends the commands and returns their replies, as `CommandExchange.send` does."""
         answered: list[tuple[C, Document]] = []
-        with self._client._conn_for_writes(self._session, "transaction") as conn:
-            requests = self._requests(conn, commands)
-            if not requests:
-                return answered
-            self._session._transaction.set_in_progress()
-            conn.send_message(
-                b"".join(request.content for request in requests), max(request.largest for request in requests)
-            )
-            for request, reply in zip(requests, self._replies(conn, requests), strict=True):
-                helpers_shared._check_command_response(reply, conn.max_wire_version)
-                answered.append((request.command, reply))
-                if not request.command.is_done(reply):
-                    break
+        conn = self._conn
+        requests = self._requests(conn, commands, self._database)
+        if not requests:
+            return answered
+        self._session._transaction.set_in_progress()
+        conn.send_message(
+            b"".join(request.content for request in requests), max(request.largest for request in requests)
+        )
+        for request, reply in zip(requests, self._replies(conn, requests), strict=True):
+            helpers_shared._check_command_response(reply, conn.max_wire_version)
+            answered.append((request.command, reply))
+            if not request.command.is_done(reply):
+                break
         return answered
 
-    def _requests(self, conn: Any, commands: Iterable[C]) -> Sequence[_Request[C]]:
-        """Returns the commands as they are sent. All have the transaction and the time limit of the first one."""
+    @property
+    def may_commit(self) -> bool:
+        """Returns True for the first commit of a transaction that a router has no part in."""
+        transaction = self._session._transaction
+        is_first = transaction.state is _TxnState.IN_PROGRESS and not transaction.attempt
+        return is_first and not transaction.recovery_token and self._session._pinned_address is None
+
+    def commit(self) -> None:
+        """Sends the commit. Raises PyMongoError; the transaction is then as after a commit whose answer was lost."""
+        conn, transaction = self._conn, self._session._transaction
+        transaction.attempt += 1
+        try:
+            requests = self._requests(conn, (_Commit(),), "admin")
+            conn.send_message(requests[0].content, requests[0].largest)
+            (reply,) = self._replies(conn, requests)
+            helpers_shared._check_command_response(reply, conn.max_wire_version, parse_write_concern_error=True)
+        finally:
+            transaction.state = _TxnState.COMMITTED
+
+    def _requests(self, conn: Any, commands: Iterable[C], database: str) -> Sequence[_Request[C]]:
+        """Returns the commands as they are sent to a database.
+
+        All have the transaction and the time limit of the first one.
+        """
         requests: list[_Request[C]] = []
         shared: Document | None = None
         left = deque(commands)
@@ -144,7 +239,7 @@ class _Together:
                 document |= shared
             conn.add_server_api(document)
             number, content, size, largest = message._op_msg(
-                0, document, self._database, ReadPreference.PRIMARY, DEFAULT_CODEC_OPTIONS, ctx=conn.compression_context
+                0, document, database, ReadPreference.PRIMARY, DEFAULT_CODEC_OPTIONS, ctx=conn.compression_context
             )
             if size > conn.max_bson_size + message._COMMAND_OVERHEAD:
                 if not (halves := command.halves()):
@@ -154,7 +249,7 @@ class _Together:
                     shared = None
                 continue
             telemetry = _telemetry._CommandTelemetry(
-                self._client._topology_id, conn, conn.listeners, document, self._database, number, None
+                self._client._topology_id, conn, conn.listeners, document, database, number, None
             )
             telemetry.started(document, ensure_db=False)
             requests.append(_Request(command, next(iter(document)), number, content, largest, telemetry))

@@ -11,9 +11,9 @@ from typing import Final
 from pymongo.errors import DocumentTooLarge, PyMongoError, ServerSelectionTimeoutError, WriteError
 
 from turnkeeper.faults import fault, is_armed
-from turnkeeper.store.mongo.client import ClientSession, Connection, Document
+from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.next_schema import stamped
-from turnkeeper.store.mongo.transactions.pipeline import exchange
+from turnkeeper.store.mongo.transactions.pipeline import CommandExchange
 
 DUPLICATE_KEY: Final = 11000
 """MongoDB's code of an error by a unique index."""
@@ -141,7 +141,7 @@ class Writes:
         for match in matches:
             self._add("delete", collection, {"q": match, "limit": 1}, counted=False)
 
-    def send(self, connection: Connection, session: ClientSession) -> None:
+    def send(self, exchange: CommandExchange) -> None:
         """Sends all writes, blocking this thread.
 
         Raises TransactionStopped if a write did not find its document or hit a duplicate key, PyMongoError if a command
@@ -149,10 +149,10 @@ class Writes:
         """
         commands = list(self._commands())
         if self._has_fault_points and is_armed(AFTER_FIRST):
-            self._exchange(connection, session, commands[:1])  # so that the rest is not written yet
+            self._send(exchange, commands[:1])  # so that the rest is not written yet
             fault(AFTER_FIRST)
             commands = commands[1:]
-        self._exchange(connection, session, commands)
+        self._send(exchange, commands)
 
     def pass_fault_point(self, name: str) -> None:
         """Passes a fault point if the transaction has them."""
@@ -176,10 +176,10 @@ class Writes:
     def _stamped(self, fields: Document) -> Document:
         return stamped(fields, schema=self._schema)
 
-    def _exchange(self, connection: Connection, session: ClientSession, commands: Sequence["_Command"]) -> None:
+    def _send(self, exchange: CommandExchange, commands: Sequence["_Command"]) -> None:
         """Sends commands together; raises as `send`."""
         try:
-            answered = exchange(connection, session, commands)
+            answered = exchange.send(commands)
         except PyMongoError as error:
             self.was_sent |= not isinstance(error, (ServerSelectionTimeoutError, DocumentTooLarge))
             raise
