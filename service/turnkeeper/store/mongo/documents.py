@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -48,14 +49,14 @@ def changes(value: Any, *, since: Any = None, prefix: str = "") -> Document:
 
     `since`: what is stored, of the same class; what is equal there is left out. None if that is not known.
     """
+    shape = _shape(_kind(value))
+    before = (_UNKNOWN,) * len(shape.names) if since is None else shape.contents(since)
     changed: Document = {}
-    for name, form in _forms(_kind(value)).items():
-        content = getattr(value, name)
-        stored = getattr(since, name, None)
-        if since is not None and (content is stored or content == stored):
+    for name, form, content, stored in zip(shape.names, shape.forms, shape.contents(value), before, strict=True):
+        if content is stored or content == stored:
             continue
         if form.is_nested:
-            changed |= changes(content, since=stored, prefix=f"{prefix}{name}.")
+            changed |= changes(content, since=None if stored is _UNKNOWN else stored, prefix=f"{prefix}{name}.")
         elif not (form.is_enum and is_unspecified(content)):
             changed[prefix + name] = form.encode(content)
     return changed
@@ -72,6 +73,33 @@ def decode(kind: type[T], document: Mapping[str, Any], *, strict: bool = False) 
         return cast(T, (form.strict if strict else form.decode)(document))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableDocument(kind.__name__, schema=document.get("schema")) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The fields of a dataclass. They are read together: a turn's documents have some two hundred."""
+
+    names: tuple[str, ...]
+    forms: tuple[_Form, ...]
+    contents: Callable[[Any], tuple[Any, ...]]
+    """Returns what a value has in all fields."""
+    converted: tuple[tuple[str, _Convert], ...]
+    """How to encode those that are not stored as they are."""
+
+
+_UNKNOWN: Final = object()
+"""Equals nothing that is stored."""
+
+
+@cache
+def _shape(kind: Any) -> _Shape:
+    forms = _forms(kind)
+    converted = tuple((name, form.encode) for name, form in forms.items() if form.encode is not _same)
+    contents: Callable[[Any], Any] = attrgetter(*forms)
+    if len(forms) == 1:  # of one name it returns no tuple
+        (only,) = forms
+        return _Shape(tuple(forms), tuple(forms.values()), lambda value: (getattr(value, only),), converted)
+    return _Shape(tuple(forms), tuple(forms.values()), contents, converted)
 
 
 @cache
@@ -159,7 +187,11 @@ def _nested(kind: Any) -> _Form:
     required = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
 
     def encode_it(value: Any) -> Document:
-        return {name: form.encode(getattr(value, name)) for name, form in _forms(kind).items()}
+        shape = _shape(kind)
+        document = dict(zip(shape.names, shape.contents(value), strict=True))
+        for name, convert in shape.converted:
+            document[name] = convert(document[name])
+        return document
 
     def check(stored: Mapping[str, Any]) -> None:
         if absent := required - stored.keys():
