@@ -29,6 +29,7 @@ from turnkeeper.model.openai_failure import (
 from turnkeeper.model.openai_request import is_large
 from turnkeeper.model.openai_stream import read_text
 from turnkeeper.model.read_pauses import ReadPauses
+from turnkeeper.model.read_ticks import ReadTicks
 from turnkeeper.model.repeated_calls import RepeatedCalls
 from turnkeeper.model.request_plan import RequestPlan
 from turnkeeper.model.request_shape import Refusals, RequestShape, first_needed
@@ -96,6 +97,7 @@ class OpenAIModel:
         self._max_answer_bytes = max_answer_bytes
         self._refusals = refusals
         self._now = now
+        self._ticks = ReadTicks()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[str | ModelAnswer]:
         """Yields deltas, then the answer; see `Model.stream`.
@@ -151,7 +153,7 @@ class OpenAIModel:
                 body = body_of(response)
                 patience = request.patience if may_wait(body) else lambda: 0.0
                 pauses = ReadPauses(patience, now=asyncio.get_running_loop().time)
-                async for text in read_text(body, reader, watch, pauses, show=request.show):
+                async for text in read_text(body, reader, watch, pauses, show=request.show, ticks=self._ticks):
                     yield text
         yield reader.answer()
 

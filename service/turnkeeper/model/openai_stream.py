@@ -15,6 +15,7 @@ from turnkeeper.model.collected import Body
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import DeadlineWatch
 from turnkeeper.model.read_pauses import ReadPauses
+from turnkeeper.model.read_ticks import ReadTicks
 from turnkeeper.model.timed_reads import PART_BYTES, TimedReads, is_plain
 
 _LARGE_EVENT = 64 * 1024
@@ -30,16 +31,18 @@ async def read_text(
     pauses: ReadPauses,
     *,
     show: Callable[[str], bool] | None = None,
+    ticks: ReadTicks | None = None,
 ) -> AsyncGenerator[str]:
     """Reads the answer to its end; yields its text as it arrives, what arrives in one read together.
 
     After the first text it pauses between two reads, and what is read then may go to `show` instead (see
-    `ModelRequest`). Raises ModelFailure if there is no answer; the text up to there is yielded before.
+    `ModelRequest`). `ticks` ends the pauses together with those of other answers. Raises ModelFailure if there is no
+    answer; the text up to there is yielded before.
     """
     data: bytes | None = b""
     unread, begun = b"", False
     failed: ModelFailure | None = None
-    timed = TimedReads(body, reader, watch, pauses, show)
+    timed = TimedReads(body, reader, watch, pauses, show, ticks)
     while failed is None and not reader.done:
         tokens = reader.tokens
         data = unread or body.collected() or await watch.wait(body.read())

@@ -9,6 +9,7 @@ from turnkeeper.model.collected import Body
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import DeadlineWatch
 from turnkeeper.model.read_pauses import ReadPauses
+from turnkeeper.model.read_ticks import ReadTicks
 
 PART_BYTES = 16 * 1024
 """Bytes of a body that are read without a pause for the rest of the loop."""
@@ -26,14 +27,19 @@ class TimedReads:
         watch: DeadlineWatch,
         pauses: ReadPauses,
         show: Callable[[str], bool] | None,
+        ticks: ReadTicks | None = None,
     ) -> None:
-        """`show`: see `ModelRequest.show`. Without it, nothing is read here."""
+        """`show`: see `ModelRequest.show`. Without it, nothing is read here.
+
+        `ticks` ends the pauses of this answer together with those of others.
+        """
         self._body = body
         self._reader = reader
         self._watch = watch
         self._pauses = pauses
         self._show = show
-        self._loop = asyncio.get_running_loop()
+        self._ticks = ticks or ReadTicks()
+        self._at = 0
 
     async def pause(self, size: int) -> _End:
         """Waits after a read of `size` bytes, reads what has come, shows its text, and waits again.
@@ -44,34 +50,31 @@ class TimedReads:
         seconds = self._seconds(size)
         if not seconds:
             return b"", None
-        self._ended: asyncio.Future[_End] = self._loop.create_future()
+        self._ended: asyncio.Future[_End] = asyncio.get_running_loop().create_future()
         self._wait(seconds)
         try:
             return await self._ended
         finally:
-            self._next.cancel()
+            self._ticks.remove(self, self._at)
             self._body.release()
 
     def _wait(self, seconds: float) -> None:
         """Leaves what arrives to the system for so long, then reads it."""
         self._body.hold()
-        self._next: asyncio.Handle = self._loop.call_later(seconds, self._end_pause)
+        self._at = self._ticks.add(self, seconds)
 
     def _seconds(self, size: int) -> float:
         """Returns how long to wait after a read of `size` bytes: until the next deadline at most."""
         return 0.0 if self._reader.done else min(self._pauses.after(size), self._watch.remaining())
 
-    def _end_pause(self) -> None:
-        """Lets the loop take what has come from the system: it looks once between two rounds of callbacks."""
-        if self._body.release():
-            self._next = self._loop.call_soon(self._look)
-        else:
-            self._read()
+    def release(self) -> bool:
+        """Lets the loop take what has come from the system. Returns False if it has it already."""
+        try:
+            return self._body.release()
+        except OSError:
+            return False  # the connection has broken: the next read raises its error
 
-    def _look(self) -> None:
-        self._next = self._loop.call_soon(self._read)
-
-    def _read(self) -> None:
+    def read(self) -> None:
         """Reads what has come. Pauses again, or ends the pause for good."""
         if self._ended.done():
             return

@@ -25,11 +25,6 @@ TEXT_ENDING_KINDS: Final = frozenset(
 """The kinds of events that end the text of a turn's message: the text is whole then, or no longer counts."""
 MOST_KEPT: Final = 4096
 """Bytes of several chunks that are shown at once, and then kept together, at most."""
-PHASES: Final = 2
-"""Times in an interval at which texts are shown, the same for all: a loop that is woken for many at once has less work.
-
-More would wake it for fewer; with one, every stream's work would come in a single burst.
-"""
 
 
 class Chunk(NamedTuple):
@@ -172,7 +167,7 @@ class Preview:
             self._timer = None
         if self.shown < self.size:
             self._show_to(self.size)
-            self._shown_at = _phase(self._loop.time(), self.interval / PHASES)
+            self._shown_at = _common_time(self._loop.time(), self.interval)
 
     def _show_to(self, size: int) -> None:
         """Moves the end of what watchers see. Nearly all of them lack the text since the last time, and that alone."""
@@ -234,9 +229,12 @@ class Preview:
         self._notify()
 
 
-def _phase(now: float, apart: float) -> float:
-    """Returns the last common time up to now, of those that are `apart` seconds apart: in whole milliseconds."""
-    return round((now + _MILLISECOND) // apart * apart, 3) if apart else now
+def _common_time(now: float, interval: float) -> float:
+    """Returns the last of the times up to now, an interval apart, at which the texts of all streams are shown.
+
+    In whole milliseconds. A loop that is woken for all streams at once has less work than one that is woken for a few.
+    """
+    return round((now + _MILLISECOND) // interval * interval, 3) if interval else now
 
 
 def characters_from(text: bytes, offset: int, *, most: int, base: int = 0) -> tuple[int, bytes]:

@@ -189,18 +189,18 @@ def test_texts_that_begin_at_different_times_are_shown_at_common_times(tail: Tai
 
 def test_text_that_comes_when_the_interval_ends_is_shown_with_what_waited(tail: Tail) -> None:
     reading = Reading(tail, interval=None)
-    for milliseconds, text in [(20, "a"), (30, "b"), (60, "c"), (100, "d"), (140, "e")]:
+    for milliseconds, text in [(40, "a"), (50, "b"), (80, "c"), (120, "d"), (160, "e")]:
         tail.at(milliseconds, text)
     tail.pass_to(400)
-    assert reading.came == [(20, "a"), (60, "bc"), (100, "d"), (140, "e")]
+    assert reading.came == [(40, "a"), (80, "bc"), (120, "d"), (160, "e")]
 
 
 def test_an_event_is_shown_at_once_with_all_text_before_it(tail: Tail) -> None:
     reading = Reading(tail, interval=None)
-    for milliseconds, text in [(10, "a"), (15, "b"), (20, "|"), (25, "c")]:
+    for milliseconds, text in [(50, "a"), (55, "b"), (80, "|"), (85, "c")]:
         tail.at(milliseconds, text)
     tail.pass_to(400)
-    assert reading.came == [(10, "a"), (20, "|b"), (60 + LATE, "c")]
+    assert reading.came == [(50, "a"), (80, "|b"), (120 + LATE, "c")]
 
 
 def test_watchers_of_one_message_share_the_bytes_of_what_is_shown(tail: Tail) -> None:
