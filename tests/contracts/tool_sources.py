@@ -4,12 +4,14 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+
+import mcp_types as types
 
 from tests.builders import AGENT, a_call, a_session_key
 from tests.contracts import suite_tools
@@ -121,7 +123,12 @@ async def python_tools() -> AsyncIterator[SuiteTools]:
 
 def write_list(folder: Path, tools: PythonTools) -> None:
     """Writes what the program lists that has this folder."""
-    described = [tool.model_dump(by_alias=True, exclude_none=True) for tool in listed(tools)]
+    write_tools(folder, listed(tools))
+
+
+def write_tools(folder: Path, tools: Iterable[types.Tool]) -> None:
+    """Does the same with tools as the protocol lists them."""
+    described = [tool.model_dump(by_alias=True, exclude_none=True) for tool in tools]
     (folder / "tools.json").write_text(json.dumps(described))
 
 

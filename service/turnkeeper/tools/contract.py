@@ -74,6 +74,14 @@ class StillRunning:
     retry_after: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class NoAnswerYet:
+    """No answer came about what became of a call; a later request may get one."""
+
+    reason: str
+    """For the log, without a secret."""
+
+
 class CannotReconcile(Exception):
     """The tool's server never tells what became of a call: it lacks the method. The message names the source."""
 

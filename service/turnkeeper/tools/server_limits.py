@@ -10,6 +10,8 @@ DESCRIPTION: Final = 8_192
 """Characters of a description, at most; the rest is cut."""
 SCHEMA_BYTES: Final = 64 << 10
 """Bytes of a schema, at most."""
+SECOND_OF_ITS_NAME: Final = "the server lists two tools of this name, and the first one has it"
+"""Why the second of two such tools is not offered: the rule that two sources have, too."""
 
 
 def listed_problem(schema_json: str) -> str:

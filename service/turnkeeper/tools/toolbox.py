@@ -25,21 +25,23 @@ from turnkeeper.domain.tool import (
 from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.isolation import ends_task
+from turnkeeper.tools.call_places import CallPlaces
 from turnkeeper.tools.catalogue import Catalogue
 from turnkeeper.tools.comparison import ArgumentsSchema, Steps
 from turnkeeper.tools.contract import (
     CannotReconcile,
+    NoAnswerYet,
     NotStarted,
     OutcomeUnknown,
     Reconciled,
     ReconcilingSource,
+    SourceUnreachable,
     StillRunning,
     ToolContext,
     ToolSource,
 )
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.listing import Listing
-from turnkeeper.tools.places import Places
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, error_text, result_text
 
 ARGUMENTS_BYTES = 64 * 1024
@@ -102,7 +104,7 @@ class Toolbox:
         self._record_content = record_content
         self._listing = Listing(sources, catalogue or Catalogue())
         self._listing.check_names()
-        self._rooms: dict[tuple[str, int], Places] = {}
+        self._rooms: dict[tuple[str, int], CallPlaces] = {}
         """By the pattern and the number of an entry of the catalogue."""
         self._schemas: dict[str, ArgumentsSchema] = {}
         """The schemas of the sources' tools as values, by their texts."""
@@ -180,13 +182,13 @@ class Toolbox:
         listed = self.listing.tools.get(name)
         return listed.entry.attempts if listed is not None else 1
 
-    def room_of(self, name: str) -> Places | None:
+    def room_of(self, name: str) -> CallPlaces | None:
         """Returns what a call of the tool takes while it runs; None if any number may run at the same time."""
         listed = self.listing.tools.get(name)
         if listed is None or listed.entry.concurrency is None:
             return None
         key = (listed.entry.tool, listed.entry.concurrency)
-        return self._rooms.setdefault(key, Places(listed.entry.concurrency))
+        return self._rooms.setdefault(key, CallPlaces(listed.entry.concurrency))
 
     def checked(
         self, requests: Sequence[ToolRequest], agent: Agent, *, clients: Sequence[ClientTool] = ()
@@ -286,8 +288,8 @@ class Toolbox:
         """Returns True if the source of the call's tool may tell what became of the call."""
         return self._reconciler_of(call) is not None
 
-    async def reconcile(self, call: Call, *, caller: ToolCaller = NO_CALLER) -> Reconciled | StillRunning | None:
-        """Returns what the source tells of a STARTED call, or None if no answer came; a later try may get one.
+    async def reconcile(self, call: Call, *, caller: ToolCaller = NO_CALLER) -> Reconciled | StillRunning | NoAnswerYet:
+        """Returns what the source tells of a STARTED call.
 
         A source that has no answers of this kind gives NO_ANSWER. Raises CancelledError alone.
         """
@@ -303,13 +305,7 @@ class Toolbox:
             if ends_task(error):
                 raise
             failure = failure_of(error)
-            logger.warning(
-                "the server of tool %s does not tell what became of a call (%s): the request is sent again until its "
-                "time is over, then a person decides",
-                *(call.tool, failure.message or failure.kind),
-                extra={"session": call.session_id, "turn": call.turn_id, "tool_call": call.id},
-            )
-            return None
+            return NoAnswerYet(str(error) if isinstance(error, SourceUnreachable) else failure.message or failure.kind)
 
     def _capped(self, tool: str, answer: Reconciled) -> Reconciled:
         """Returns the answer; with words in place of a result that is larger than the catalogue allows."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from turnkeeper.domain.tool import Call
+from turnkeeper.tools.call_places import CallPlaces
 from turnkeeper.tools.no_result import without_room
-from turnkeeper.tools.places import Places
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
 
@@ -20,7 +20,7 @@ class CallRooms:
         """`record` is called for each call that got no place in its time."""
         self._toolbox = toolbox
         self._record = record
-        self._places: dict[str, Places] = {}
+        self._places: dict[str, CallPlaces] = {}
         """By call: what it has taken a place of, and has not started in."""
         self._waits: dict[str, asyncio.Task[Finished | None]] = {}
         """By call: ends with a place, or with the result of a call that got none."""
@@ -65,7 +65,7 @@ class CallRooms:
             del self._waits[call_id]
         return [finished for _, finished in results]
 
-    def place_of(self, call: Call) -> Places | None:
+    def place_of(self, call: Call) -> CallPlaces | None:
         """Returns what a call that starts has a place of, for the caller to give back; None if it needs none."""
         return self._places.pop(call.id, None)
 
@@ -83,7 +83,7 @@ class CallRooms:
         self._offered |= self._places.keys()
         self.release_unused()
 
-    async def _wait(self, call: Call, room: Places, timeout: timedelta) -> Finished | None:
+    async def _wait(self, call: Call, room: CallPlaces, timeout: timedelta) -> Finished | None:
         try:
             async with asyncio.timeout(timeout.total_seconds()):
                 await room.wait()

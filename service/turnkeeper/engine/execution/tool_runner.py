@@ -19,9 +19,9 @@ from turnkeeper.engine.execution.detached import CANCEL_TIME, detach
 from turnkeeper.engine.execution.reconciliation import Reconciler
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
+from turnkeeper.tools.call_places import CallPlaces
 from turnkeeper.tools.contract import Reconciled
 from turnkeeper.tools.no_result import timed_out
-from turnkeeper.tools.places import Places
 from turnkeeper.tools.progress import CallProgress
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
@@ -53,7 +53,7 @@ class _Run:
     """Ends with the tool, or when its time is over."""
     tool: asyncio.Task[Finished] | None = None
     """None until `outcome` has begun, and if another owner started the tool."""
-    room: Places | None = None
+    room: CallPlaces | None = None
     """What the call has a place of."""
     reconciling: bool = False
     """True from when the tool's server is requested to tell what became of the call."""

@@ -10,7 +10,7 @@ import mcp_types as types
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.tools.comparison import ArgumentsSchema
 from turnkeeper.tools.naming import foreign_name, full_name
-from turnkeeper.tools.server_limits import DESCRIPTION, listed_problem
+from turnkeeper.tools.server_limits import DESCRIPTION, SECOND_OF_ITS_NAME, listed_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Listed:
 def listed(source: str, tools: Iterable[types.Tool]) -> tuple[dict[str, Listed], dict[str, str]]:
     """Returns the tools by their full names, and why others cannot be offered, by the server's names for them.
 
-    Of two tools with one name none is offered: which of them a call would reach is not known.
+    Of two tools with one name the first is offered.
     """
     offered: dict[str, Listed] = {}
     refused: dict[str, str] = {}
@@ -46,9 +46,8 @@ def listed(source: str, tools: Iterable[types.Tool]) -> tuple[dict[str, Listed],
         schema_json = _written(tool.input_schema)
         if problem := listed_problem(schema_json):
             refused[tool.name] = f"its schema {problem}"
-        elif name in offered or tool.name in refused:
-            offered.pop(name, None)
-            refused[tool.name] = "the server has two tools of this name"
+        elif name in offered:
+            refused[tool.name] = SECOND_OF_ITS_NAME
         else:
             offered[name] = _tool(source, name, tool, schema_json)
     return offered, refused

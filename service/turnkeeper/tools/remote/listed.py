@@ -13,7 +13,7 @@ from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.pb.tools.v1 import tool_pb2
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.naming import foreign_name, full_name
-from turnkeeper.tools.server_limits import DESCRIPTION, MOST_TOOLS, listed_problem
+from turnkeeper.tools.server_limits import DESCRIPTION, MOST_TOOLS, SECOND_OF_ITS_NAME, listed_problem
 
 CLASS: Final = "class"
 """The annotation by which a server states the class of a tool; it can only tighten what the catalogue states."""
@@ -33,13 +33,13 @@ class Described:
 
 
 def described(source: str, response: tool_pb2.ListToolsResponse) -> Described:
-    """Returns the tools. Takes up to a second for the longest list: call it beside the event loop."""
+    """Returns the tools; of two with one name the first. Takes up to a second: call it beside the event loop."""
     specs: dict[str, ToolSpec] = {}
     foreign: dict[str, str] = {}
     refused: dict[str, str] = {}
     for tool in response.tools[:MOST_TOOLS]:
         name = full_name(source, tool.name)
-        if problem := _problem(tool) or ("the server has two tools of this name" if name in specs else ""):
+        if problem := _problem(tool) or (SECOND_OF_ITS_NAME if name in specs else ""):
             refused[name] = problem
             continue
         foreign[name] = tool.name

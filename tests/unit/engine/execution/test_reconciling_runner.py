@@ -1,6 +1,7 @@
 """A turn's tools, while their server is requested to tell what became of a call."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +14,7 @@ from turnkeeper.domain.tool import Call, ReconciledState, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import ToolCaller
 from turnkeeper.engine.execution.reconciliation import Reconciler
 from turnkeeper.engine.execution.tool_runner import ToolRunner
-from turnkeeper.tools.contract import Reconciled, ToolContext
+from turnkeeper.tools.contract import Reconciled, SourceUnreachable, ToolContext
 from turnkeeper.tools.toolbox import Toolbox
 
 CALLER = ToolCaller("clerk", "ada")
@@ -114,3 +115,46 @@ async def test_only_what_nothing_else_tells_is_requested(call: Call, requests: i
         if runner.tasks:
             await asyncio.wait(runner.tasks)
     assert (ledger.requests, len(runner.take_results())) == (requests, requests)
+
+
+class Silent(Ledger):
+    """A depot that gives no answer, for so many requests."""
+
+    def __init__(self, requests: int) -> None:
+        super().__init__()
+        self.left = requests
+
+    async def reconcile(self, name: str, context: ToolContext) -> Reconciled:
+        self.left -= 1
+        if self.left >= 0:
+            raise SourceUnreachable("depot: UNAVAILABLE: it restarts")
+        self.tells.set()
+        return await super().reconcile(name, context)
+
+
+async def lines_of(depot: Silent, patience: timedelta, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Returns the lines about a lost call of this depot, each with its level."""
+    reconciler = Reconciler(Toolbox([depot]), caller=CALLER, patience=patience, jitter=lambda: 0.0)
+    with caplog.at_level(logging.DEBUG, logger="turnkeeper"):
+        await reconciler.answer(LOST, running_for=timedelta())
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+async def test_requests_without_an_answer_are_one_warning_and_a_line_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("turnkeeper.engine.execution.reconciliation.FIRST_PAUSE", timedelta(milliseconds=1))
+    lines = await lines_of(Silent(4), TIMEOUT, caplog)
+    assert [level for level, _ in lines] == ["WARNING", "DEBUG", "DEBUG", "DEBUG", "INFO"]
+    assert "UNAVAILABLE: it restarts" in lines[0][1]
+    assert lines[-1][1] == "what became of a call of tool fetch is DONE, after 4 requests without an answer"
+
+
+async def test_a_server_that_never_answers_has_a_line_at_the_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    lines = await lines_of(Silent(1_000), timedelta(), caplog)
+    assert [level for level, _ in lines] == ["WARNING", "INFO"]
+    assert "is NO_ANSWER, after 1 requests" in lines[-1][1]
+
+
+async def test_an_answer_at_once_needs_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    assert await lines_of(Silent(0), TIMEOUT, caplog) == []

@@ -10,7 +10,7 @@ from turnkeeper.domain.tool import ToolClass
 from turnkeeper.tools.contract import ToolError
 from turnkeeper.tools.mcp.content import text_of
 from turnkeeper.tools.mcp.listing import Listed, least_class, listed
-from turnkeeper.tools.server_limits import DESCRIPTION
+from turnkeeper.tools.server_limits import DESCRIPTION, SECOND_OF_ITS_NAME
 
 OBJECT = {"type": "object"}
 
@@ -68,10 +68,11 @@ def test_a_schema_that_cannot_be_used_leaves_its_tool_out(schema: dict[str, Any]
     assert reason in refused["bad"]
 
 
-def test_two_tools_of_one_name_are_both_left_out() -> None:
+def test_of_two_tools_with_one_name_the_first_is_offered() -> None:
     tools, refused = listed("git", [a_tool("log"), a_tool("log", description="another"), a_tool("add")])
-    assert list(tools) == ["git__add"]
-    assert refused == {"log": "the server has two tools of this name"}
+    assert list(tools) == ["git__add", "git__log"]
+    assert tools["git__log"].spec.description == "log"
+    assert refused == {"log": SECOND_OF_ITS_NAME}
 
 
 def test_a_schema_of_results_that_cannot_be_used_checks_nothing() -> None:

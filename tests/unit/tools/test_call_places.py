@@ -2,10 +2,10 @@
 
 import asyncio
 
-from turnkeeper.tools.places import Places
+from turnkeeper.tools.call_places import CallPlaces
 
 
-async def waiting(room: Places) -> asyncio.Task[None]:
+async def waiting(room: CallPlaces) -> asyncio.Task[None]:
     """Returns a task that waits for a place."""
     task = asyncio.create_task(room.wait())
     await asyncio.sleep(0)
@@ -13,14 +13,14 @@ async def waiting(room: Places) -> asyncio.Task[None]:
 
 
 async def test_there_are_as_many_places_as_stated() -> None:
-    room = Places(2)
+    room = CallPlaces(2)
     assert [room.take() for _ in range(3)] == [True, True, False]
     room.give_back()
     assert [room.take() for _ in range(2)] == [True, False]
 
 
 async def test_a_place_goes_to_the_one_that_waited_longest() -> None:
-    room = Places(1)
+    room = CallPlaces(1)
     await room.wait()
     first, second = await waiting(room), await waiting(room)
     room.give_back()
@@ -34,7 +34,7 @@ async def test_a_place_goes_to_the_one_that_waited_longest() -> None:
 
 
 async def test_one_that_gives_up_takes_no_place() -> None:
-    room = Places(1)
+    room = CallPlaces(1)
     assert room.take()
     first, second = await waiting(room), await waiting(room)
     first.cancel()
@@ -46,7 +46,7 @@ async def test_one_that_gives_up_takes_no_place() -> None:
 
 
 async def test_a_place_that_comes_with_the_cancellation_goes_on() -> None:
-    room = Places(1)
+    room = CallPlaces(1)
     assert room.take()
     first, second = await waiting(room), await waiting(room)
     room.give_back()

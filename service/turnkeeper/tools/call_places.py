@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 
 
-class Places:
+class CallPlaces:
     """A number of places. Used in one event loop."""
 
     def __init__(self, most: int) -> None:
