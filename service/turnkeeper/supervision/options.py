@@ -19,6 +19,7 @@ class SupervisorOptions:
     port: int
     health_host: str | None
     health_port: int | None
+    jwks_port: int | None
     processes: int
     replica: str
     prometheus_port: int
@@ -44,6 +45,7 @@ class SupervisorOptions:
             port=int(value("PORT")),
             health_host=value("HEALTH_HOST") or None,
             health_port=int(value("HEALTH_PORT")) if value("HEALTH_PORT") else None,
+            jwks_port=int(value("JWKS_PORT")) if value("JWKS_PORT") else None,
             processes=int(value("PROCESSES")),
             replica=value("REPLICA"),
             prometheus_port=int(value("PROMETHEUS_PORT")),
@@ -62,15 +64,16 @@ class SupervisorOptions:
         """Returns the name of replica `number`; the first one is 1."""
         return f"{self.replica}-{number}"
 
-    def of_replica(self, number: int, *, port: int, health_port: int | None, mongodb_uri: str) -> dict[str, str]:
-        """Returns the variables in which replica `number` differs from the supervisor."""
-        health = {} if health_port is None else {f"{PREFIX}HEALTH_PORT": str(health_port)}
+    def of_replica(self, number: int, *, ports: Mapping[str, int], mongodb_uri: str) -> dict[str, str]:
+        """Returns the variables in which replica `number` differs from the supervisor.
+
+        `ports`: what the supervisor holds, by setting, such as `HEALTH_PORT`.
+        """
         metrics = self.prometheus_port + number - 1 if self.prometheus_port else 0
         return {
-            **health,
+            **{f"{PREFIX}{name}": str(port) for name, port in ports.items()},
             f"{PREFIX}PROCESSES": "1",
             f"{PREFIX}REPLICA": self.replica_name(number),
-            f"{PREFIX}PORT": str(port),
             f"{PREFIX}PROMETHEUS_PORT": str(metrics),
             f"{PREFIX}MONGODB_URI": mongodb_uri,
             f"{PREFIX}EMBEDDED": "false",

@@ -67,9 +67,11 @@ async def serving(
     """
     async with AsyncExitStack() as stack:
         port = stack.enter_context(hold_port(options.host, options.port))
-        health_host, health_port = options.health_host or options.host, options.health_port
-        if health_port is not None:
-            health_port = stack.enter_context(hold_port(health_host, health_port, kind="health-"))
+        ports, beside = {"PORT": port}, options.health_host or options.host
+        for kind, number in (("health-", options.health_port), ("jwks-", options.jwks_port)):
+            if number is not None:
+                held = stack.enter_context(hold_port(beside, number, kind=kind))
+                ports[f"{kind}port".replace("-", "_").upper()] = held
         database = await open_database(
             options.mongodb_uri, shutdown, embedded=options.embedded, data_dir=options.data_dir, stack=stack
         )
@@ -78,7 +80,7 @@ async def serving(
         replicas = [
             _ReplicaProcess(
                 options.replica_name(number),
-                {**shared, **options.of_replica(number, port=port, health_port=health_port, mongodb_uri=database.uri)},
+                {**shared, **options.of_replica(number, ports=ports, mongodb_uri=database.uri)},
             )
             for number in range(1, options.processes + 1)
         ]

@@ -123,6 +123,9 @@ class Examination:
         if settings.health_port is not None:
             with hold_port(settings.health_host or settings.host, settings.health_port, kind="health-"):
                 at.append(f"health {settings.health_port}")
+        if settings.jwks_port is not None:
+            with hold_port(settings.health_at, settings.jwks_port, kind="jwks-"):
+                at.append(f"keys {settings.jwks_port}")
         if settings.exporter == "prometheus":
             with hold_port(settings.prometheus_host, settings.prometheus_port, kind="prometheus-"):
                 at.append(f"metrics {settings.prometheus_port}")

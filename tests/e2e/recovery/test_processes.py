@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pymongo import AsyncMongoClient
@@ -56,6 +57,7 @@ class Served:
 
     server: harness.ServerProcess
     health_port: int
+    jwks_port: int
     mongo_uri: str
     database: str
     model: ScriptedModel
@@ -89,11 +91,19 @@ class Served:
 async def serving(mongo_uri: str, *flags: str) -> AsyncIterator[Served]:
     """Afterwards the documents equal the fold of the logs, and no process of it is left."""
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
-    health_port = free_port()
-    flags = ("--processes", "2", "--health-port", str(health_port), "--replica", "pod", "--agents", str(AGENTS), *flags)
+    health_port, jwks_port = free_port(), free_port()
+    ports = ("--health-port", str(health_port), "--jwks-port", str(jwks_port))
+    flags = ("--processes", "2", *ports, "--replica", "pod", "--agents", str(AGENTS), *flags)
     async with harness.scripted(SCRIPT) as model:
         async with harness.server_process(mongo_uri, database, model, flags=flags) as server:
-            served = Served(server=server, health_port=health_port, mongo_uri=mongo_uri, database=database, model=model)
+            served = Served(
+                server=server,
+                health_port=health_port,
+                jwks_port=jwks_port,
+                mongo_uri=mongo_uri,
+                database=database,
+                model=model,
+            )
             pids = served.pids
             assert len(pids) == 2
             yield served
@@ -149,6 +159,21 @@ class TestOnePort:
         status, output = await _serve(served, *port, "--processes", "2")
         assert status == 2
         assert output.endswith("another program has it. Stop that one, or choose another --health-port.\n")
+
+    async def test_they_share_the_key_port_and_no_other_program_takes_it(self, served: Served) -> None:
+        reached: set[int] = set()
+        async with asyncio.timeout(20):
+            while reached != set(served.pids):
+                before = {pid: accepted(pid, served.jwks_port) for pid in served.pids}
+                async with ClientSession() as http:
+                    async with http.get(f"http://127.0.0.1:{served.jwks_port}/.well-known/jwks.json") as answered:
+                        assert await answered.json() == {"keys": []}
+                    reached |= {pid for pid, count in before.items() if accepted(pid, served.jwks_port) > count}
+        port = ("--port", "0", "--jwks-port", str(served.jwks_port))
+        for processes in ("1", "2"):
+            status, output = await _serve(served, *port, "--processes", processes)
+            assert status == 2
+            assert output.endswith("another program has it. Stop that one, or choose another --jwks-port.\n")
 
     async def test_the_supervisor_holds_little_memory(self, served: Served) -> None:
         """43 MiB, most of it the database's driver with `cryptography`: it has put down what reads the settings."""
