@@ -15,7 +15,7 @@ from tests.chaos.strikes import Strike
 RATE: Final = 200.0
 """Messages a second: several times what all servers here finish together."""
 SECONDS: Final = 4.0
-ENDING: Final = 15.0
+ENDING: Final = 25.0
 """Seconds after its last message that a flood has for the answers."""
 
 
