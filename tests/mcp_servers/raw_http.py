@@ -25,6 +25,8 @@ class RawServer:
         """The status and the id in the error for a session that it does not know; servers in TypeScript answer 400."""
         self.is_silent = False
         """True: it does not answer when its tools are to be listed."""
+        self.closing: Callable[[str], Awaitable[None]] = at_once
+        """Called before a request of another kind than POST is answered, with its method."""
         self.calls = 0
         """Calls that reached the tool."""
         self.methods: list[str] = []
@@ -42,6 +44,7 @@ class RawServer:
         self.headers.append(dict(request.headers))
         if request.method != "POST":
             self.methods.append(request.method)
+            await self.closing(request.method)
             return web.Response(status=405 if request.method == "GET" else 200)
         message = await request.json()
         self.methods.append(message["method"])
@@ -67,6 +70,10 @@ class RawServer:
             self.calls += 1
             return await self.answer(request, message)
         return web.Response(status=202)
+
+
+async def at_once(_: str) -> None:
+    """Does nothing."""
 
 
 def result(message: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:

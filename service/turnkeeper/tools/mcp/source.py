@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+import anyio
+
 from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.tools.catalogue import ToolServer
 from turnkeeper.tools.contract import NotStarted, OutcomeUnknown, SourceUnreachable, ToolContext, ToolError
@@ -235,7 +237,7 @@ class McpTools:
         if not was_open:
             self._breaker.failed()
             self._settle(None)
-        if reason := reason or _reason_of(holder):
+        if reason := reason or _reason_of(holder, was_open=was_open):
             if reason != self._reason:
                 self._log.write(f" is down; its next call tries to reach it: {reason}")
             self._reason = reason
@@ -318,8 +320,11 @@ async def _watch_end(connection: _Connection) -> None:
     connection.stirred.set()
 
 
-def _reason_of(holder: asyncio.Task[None]) -> str:
-    """Returns why a connection did not open, or ended, for the operator; empty if it was closed as it should be."""
+def _reason_of(holder: asyncio.Task[None], *, was_open: bool) -> str:
+    """Returns why a connection did not open, or ended, for the operator; empty if it was closed as it should be.
+
+    The end of a call that was given up may come while the connection is closed: the SDK has no place for it then.
+    """
     error = None if holder.cancelled() else holder.exception()
     while isinstance(error, BaseExceptionGroup):  # of the SDK's task groups
         error = error.exceptions[0]
@@ -327,5 +332,7 @@ def _reason_of(holder: asyncio.Task[None]) -> str:
         return "the SDK cancelled it" if holder.cancelled() else ""
     if isinstance(error, CannotOpen):
         return str(error)
+    if was_open and isinstance(error, anyio.ClosedResourceError):
+        return ""
     logger.error("the connection to a tool server failed by a defect", exc_info=error)
     return f"the connection failed ({type(error).__name__})"
