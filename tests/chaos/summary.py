@@ -70,7 +70,7 @@ def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]
 def takeovers(history: History) -> list[Logged]:
     """Returns the events at which a turn went on because its owner was lost; a hand-over at drain is none.
 
-    Turns of floods do not count: they have no reader, so that their times are by the clocks of replicas.
+    Turns of floods do not count: no reader receives their events, so that none of them can be measured.
     """
     return [
         event
@@ -105,12 +105,15 @@ def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[floa
 
     The owner of a turn is not recorded, so this is an upper bound: from the first fault of a server after the turn's
     last event before; or from the end of a gap without writes, if that is later. The probe sees that end a little late,
-    so a gap that seems to end just after the new owner's event has ended with it.
+    so a gap that seems to end just after the new owner's event has ended with it. Turns without a reader are left out:
+    the clocks of replicas, which wrote their times, are set wrong by up to an hour.
     """
     times: list[float] = []
     for event in taken_over:
         earlier = [other for other in history.events_of_turn[event.turn] if other.sequence < event.sequence]
-        since, until = _when(earlier[-1], history), _when(event, history)
+        since, until = (history.first_seen.get((one.session, one.sequence)) for one in (earlier[-1], event))
+        if since is None or until is None:
+            continue
         lost = [fault.began for fault in _of(history.faults, _SERVER) if since - 1 <= fault.began <= until]
         healed = [
             min(fault.healed, until)
@@ -125,11 +128,6 @@ def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[floa
 def _of(faults: Sequence[Fault], target: str) -> list[Fault]:
     """Returns the faults of targets whose names begin like this."""
     return [fault for fault in faults if fault.target.startswith(target)]
-
-
-def _when(event: Logged, history: History) -> float:
-    """Returns the time of an event: by the clients' clock, or else by the writing replica's, which may be moved."""
-    return history.first_seen.get((event.session, event.sequence), event.wall)
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:

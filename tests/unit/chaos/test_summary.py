@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.history import Fault
 from tests.chaos.summary import summary
-from tests.unit.chaos.runs import SESSION, clean
+from tests.unit.chaos.runs import SESSION, Run, clean
 
 LAST, TAKEN = 100.0, 112.0
 """When a client received the last event of the lost owner, and the first one of the new owner."""
@@ -15,6 +15,18 @@ def a_fault(kind: str, target: str, *, began: float, healed: float) -> Fault:
 
 
 KILL = a_fault("server-kill", "server-0", began=101.0, healed=103.0)
+
+
+def taken_over() -> tuple[Run, int, int]:
+    """Returns a run, the number of the lost owner's last event, and that of the new owner's first."""
+    run = clean()
+    superseded = run.find("attempt_superseded")
+    earlier = max(
+        event.sequence
+        for event, _ in run.events
+        if event.turn_id == superseded.turn_id and event.sequence < superseded.sequence
+    )
+    return run, earlier, superseded.sequence
 
 
 @pytest.mark.parametrize(
@@ -30,13 +42,16 @@ KILL = a_fault("server-kill", "server-0", began=101.0, healed=103.0)
 def test_a_takeover_is_measured_from_the_loss_or_from_the_end_of_a_gap_without_writes(
     gaps: list[tuple[float, float]], seconds: float
 ) -> None:
-    run = clean()
-    superseded = run.find("attempt_superseded")
-    earlier = max(
-        event.sequence
-        for event, _ in run.events
-        if event.turn_id == superseded.turn_id and event.sequence < superseded.sequence
-    )
-    run.first_seen = {(SESSION, earlier): LAST, (SESSION, superseded.sequence): TAKEN}
+    run, earlier, superseded = taken_over()
+    run.first_seen = {(SESSION, earlier): LAST, (SESSION, superseded): TAKEN}
     run.faults = [KILL, *(a_fault("unwritable", "majority", began=began, healed=end) for began, end in gaps)]
     assert summary(run.history(), {})["takeover_seconds"] == {"p50": seconds, "p99": seconds}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_takeover_that_no_reader_saw_is_not_measured(place: int) -> None:
+    run, *numbers = taken_over()
+    run.first_seen = {(SESSION, numbers[place]): TAKEN}
+    run.faults = [KILL]
+    report = summary(run.history(), {})
+    assert (report["takeovers"], report["takeover_seconds"]) == (1, {})
