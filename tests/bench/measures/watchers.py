@@ -17,12 +17,13 @@ REPLAYS = 8
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One round: events that arrived, seconds, and CPU seconds of the server and of the database."""
+    """One round: events that arrived, seconds, CPU seconds of the server and of the database, and responses."""
 
     events: int
     seconds: float
     server: float
     database: float = 0.0
+    responses: int = 0
 
     @property
     def per_second(self) -> float:
@@ -50,8 +51,13 @@ def rows_of(scene: "Scene", results: dict[str, list[Delivered]]) -> list[Row]:
         about = f"server CPU per delivered event, {scene.about}"
         rows.append(row(f"{scene.name}.cpu", f"{about}; floor F3 live", cpu, unit="µs", floor=floor))
         above = [_above(many, one) for many, one in zip(ours, results["alone"], strict=True)]
-        of_watching = f"{about}, above the same turns with one watcher; floor F3 live"
-        rows.append(row(f"{scene.name}.above", of_watching, above, unit="µs", floor=floor))
+        theirs = [_above(many, one) for many, one in zip(results["F3 live"], results["F3 live alone"], strict=True)]
+        of_watching = f"{about}, above the same turns with one watcher; floor F3 live, likewise"
+        rows.append(row(f"{scene.name}.above", of_watching, above, unit="µs", floor=theirs))
+        responses = f"responses per delivered event, {scene.about}; floor F3 live"
+        theirs = [result.responses / result.events for result in results["F3 live"]]
+        ratio = [result.responses / result.events for result in ours]
+        rows.append(row(f"{scene.name}.responses", responses, ratio, unit="", floor=theirs))
         if not scene.paced:
             sent = [result.cpu_us for result in results["F3"]]
             rows.append(row(f"{scene.name}.F3", f"F3, all at once: {about}", sent, unit="µs"))
@@ -107,6 +113,7 @@ async def deliveries(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
         sides["alone"] = partial(_watched, bench, subject, replace(scene, watchers=1))
         broadcast = await bench.parts.floor("broadcast", kept.with_name(f"{kept.name}.broadcast"))
         sides["F3 live"] = partial(_watched, bench, broadcast, scene)
+        sides["F3 live alone"] = partial(_watched, bench, broadcast, replace(scene, watchers=1))
     return await bench.alternate(sides)
 
 
@@ -121,7 +128,7 @@ async def _watched(bench: Bench, server: Served, scene: Scene, *, keep: Path | N
     async with bench.window(server) as spent:
         done = await load.run(watch.talk, **at, message=scene.message, answer=answer, count=count)
     delivered = await load.run(watch.end_watchers, answer=answer, count=count, file=str(keep or ""))
-    return Delivered(delivered["events"], done["seconds"], spent.server, spent.database)
+    return Delivered(delivered["events"], done["seconds"], spent.server, spent.database, delivered["responses"])
 
 
 async def _sent(bench: Bench, floor: Served, opening: float, streams: int, responses: Path) -> Delivered:
@@ -159,6 +166,8 @@ async def replay(bench: Bench) -> list[Row]:
     )
     ours, theirs = results["subject"], results["F3"]
     about = f"a log of {ours[0].events // REPLAYS} events, read by {REPLAYS} at once"
+    if {result.responses for result in ours} != {result.responses for result in theirs}:
+        raise Invalid("the readers of the log got it in other responses than those of F3")
     rates, cpu = [result.per_second for result in ours], [result.cpu_us for result in ours]
     return [
         row(
@@ -176,7 +185,7 @@ async def replay(bench: Bench) -> list[Row]:
 async def _read(bench: Bench, server: Served, session: str, streams: int) -> Delivered:
     async with bench.window(server) as spent:
         done = await bench.parts.load.run(watch.read_all, address=server.address, session_id=session, streams=streams)
-    return Delivered(done["events"], done["seconds"], spent.server, spent.database)
+    return Delivered(done["events"], done["seconds"], spent.server, spent.database, done["responses"])
 
 
 MEASURES = (
