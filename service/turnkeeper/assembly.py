@@ -51,7 +51,7 @@ from turnkeeper.engine.streaming.feed_memory import FeedMemory
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.inbox import Inbox
 from turnkeeper.engine.streaming.stream_end import StreamTimes
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.identity.server_certificate import ServerCertificate
 from turnkeeper.limits.limiter import Limiter

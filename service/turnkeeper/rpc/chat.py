@@ -12,7 +12,7 @@ from turnkeeper.engine.rules.messages import NewMessage, RetryRequest
 from turnkeeper.engine.sessions import NewSession
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.stream_end import StreamEnded
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import NotImplementedYet, SessionError
 from turnkeeper.errors_by_code import error_of
@@ -21,6 +21,7 @@ from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import client_tools, codec, cursor, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
+from turnkeeper.rpc.direct_writes import direct_stream
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.origins import operation_on, origin_of
@@ -91,6 +92,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             record = await self._accept(request, context, session_id=key.session_id, new=new)
             previews = request.previews if request.HasField("previews") else True
             position = start or StreamPosition(sequence=record.sequence - 1, live=True)
+            watcher.write_directly(direct_stream(key), looked_at=_NEWS)
             try:
                 await watcher.begin(
                     position,

@@ -28,8 +28,6 @@ from turnkeeper.errors import (
     NotImplementedYet,
     Overloaded,
     SessionError,
-    SlowConsumer,
-    Unauthenticated,
 )
 from turnkeeper.event_loop import off_loop
 from turnkeeper.isolation import ends_task
@@ -46,7 +44,7 @@ from turnkeeper.rpc.kinds import adds_turn, kind_of
 from turnkeeper.rpc.limits import LimitCheck, limited_method
 from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.refused_calls import RefusedCalls
-from turnkeeper.rpc.status import carries_cursor
+from turnkeeper.rpc.stream_calls import StreamCalls
 from turnkeeper.rpc.task_deadlines import TaskDeadlines
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import RpcSpan
@@ -87,11 +85,12 @@ class Boundary(aio.ServerInterceptor):
         self._bodies = Bodies(memory)
         self._health_bodies = Bodies(memory, part="health_bodies", most=HEALTH_BYTES)
         self._free_streams = FreeStreams(gate)
-        self._responses = memory.part("responses")
         self._certain_refusals = certain_refusals
         self._spans = spans
         self._metrics = metrics
-        self._writes = TaskDeadlines(write_timeout)
+        self._streams = StreamCalls(
+            callers, certain_refusals, metrics, memory.part("responses"), write_timeout=write_timeout
+        )
         self._refusing = TaskDeadlines(ABORT_TIME)
         self._methods: dict[str, Any] = {}
         self._peers: dict[str, int] = {}
@@ -131,7 +130,7 @@ class Boundary(aio.ServerInterceptor):
             return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
         inner = handler.unary_stream
         # Health.Watch writes its responses itself
-        run = self._free(inner) if inspect.iscoroutinefunction(inner) else self._stream(inner)
+        run = self._free(inner) if inspect.iscoroutinefunction(inner) else self._streams.run_of(inner)
         call = self._wrapped(service, method, handler, run)
         return grpc.stream_stream_rpc_method_handler(call, None, None if own else handler.response_serializer)
 
@@ -287,53 +286,6 @@ class Boundary(aio.ServerInterceptor):
             call.hold(len(body))
         return body
 
-    def _stream(self, inner: Callable[[Any, Context], Responses]) -> Run:
-        async def run(request: Any, context: Context) -> None:
-            writes, task = self._writes, asyncio.current_task()
-            after = getattr(request, "after", "")
-            responses: Responses | None = None
-            check = self._callers.of_call(context)
-            self._metrics.stream_opened()
-            try:
-                responses, response = await self._certain_refusals.begin(inner, request, context)
-                del request  # a replica keeps thousands of streams open
-                while response is not None:
-                    after = ""  # from here on the servicer knows where its reader goes on
-                    now = writes.begin(task)
-                    self._responses.add_large(size := len(response))
-                    try:
-                        if now >= check.due:
-                            await check.again()
-                        await context.write(response)
-                    except (Unauthenticated, asyncio.CancelledError) as stopped:
-                        raise await self._end_of(responses, stopped) from None
-                    finally:
-                        writes.end(task)
-                        self._responses.add_large(-size)
-                    response = await anext(responses, None)
-            except SessionError as error:
-                if carries_cursor(error.code) and not error.cursor:
-                    error.cursor = after
-                raise
-            finally:
-                if responses is not None:
-                    await responses.aclose()
-                self._metrics.stream_closed()
-
-        return run
-
-    async def _end_of(self, responses: Responses, stopped: BaseException) -> BaseException:
-        """Returns the error of a stream that was stopped: with its cursor, unless no client waits for it.
-
-        Its caller may no longer read it, its reader took too long, or it is cancelled.
-        """
-        if isinstance(stopped, Unauthenticated):
-            return await _ended_by(stopped, responses)
-        if not self._writes.is_late(asyncio.current_task()):
-            return stopped
-        self._metrics.slow_consumer("WRITE_TIMEOUT")
-        return await _ended_by(SlowConsumer(), responses)
-
     def _shown(self, error: BaseException, service: str, method: str) -> SessionError:
         """Returns the error that the caller sees: a SessionError as it is, any other as INTERNAL without its text."""
         if isinstance(error, NotImplementedError):  # as gRPC's generated base class raises it for a later method
@@ -389,10 +341,3 @@ def _name_result(response: Any, span: RpcSpan) -> None:
         for field in ("session", "turn", "approval"):
             if (part := getattr(response, field, None)) is not None:
                 span.concerns(session_id=part.session_id, turn_id=getattr(part, "turn_id", ""))
-
-
-async def _ended_by(error: SessionError, responses: Any) -> SessionError:
-    """Raises the error in the servicer, which adds the cursor to resume from. Returns the error."""
-    with contextlib.suppress(type(error), StopAsyncIteration):
-        await responses.athrow(error)
-    return error

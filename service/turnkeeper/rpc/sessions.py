@@ -11,7 +11,7 @@ from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.stream_end import StreamEnded
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.errors import (
     CursorExpired,
     InvalidRequest,
@@ -23,6 +23,7 @@ from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_gr
 from turnkeeper.rpc import codec, cursor, session_fields, validation
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.context import Context
+from turnkeeper.rpc.direct_writes import direct_stream
 from turnkeeper.rpc.exports import grouped, lines_of_export
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import caller_of
@@ -122,6 +123,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
                 forever=request.follow and not session.state.over,
             )
             start = self._start(request, caller, head=head)
+            watcher.write_directly(direct_stream(key))
             try:
                 interval = codec.optional_seconds(request, "delta_interval")
                 await watcher.begin(start, event_filter, head=head, delta_interval=interval)

@@ -16,7 +16,7 @@ from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.errors import CursorExpired
 from turnkeeper.store.changeset import Committed
 from turnkeeper.store.mongo.store import MongoStore

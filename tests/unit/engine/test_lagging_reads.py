@@ -14,7 +14,7 @@ from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.rules.sessions import created_event
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import SessionNotFound, TurnNotFound
 from turnkeeper.rpc.codec import WireCodec

@@ -9,6 +9,7 @@ from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.log_reads import LogPage, PageRequest, SharedRead
+from turnkeeper.engine.streaming.preview import TEXT_ENDING_KINDS
 from turnkeeper.errors import SessionError
 from turnkeeper.store.changeset import Head, LogEnd
 from turnkeeper.store.contract import SessionLog
@@ -74,6 +75,22 @@ class LogReader:
         task = asyncio.create_task(run(), context=Context())  # it is the work of no single call
         self._ahead.add(task)
         task.add_done_callback(self._ahead.discard)
+
+    async def check_preview(self, key: SessionKey, feed: Feed, sequence: int) -> None:
+        """Reads whether an event up to this number ended the feed's text, if that is not known."""
+        preview = feed.preview
+        if preview is None or not preview.must_check(sequence):
+            return
+        events = await self._store.events(
+            key,
+            after=preview.checked_through,
+            limit=1,
+            kinds=TEXT_ENDING_KINDS,
+            turn_id=preview.turn_id,
+            until=sequence,
+        )
+        preview.ended |= bool(events)
+        preview.checked_through = max(preview.checked_through, sequence)
 
     async def _read_shared(self, key: SessionKey, feed: Feed, request: PageRequest) -> LogPage:
         """Reads a page, or gets it from another watcher that has it or is reading it."""

@@ -4,21 +4,34 @@ import asyncio
 import heapq
 import itertools
 import math
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 from turnkeeper.admission.gate import rest
 
 NEVER = math.inf
+READERS_AT_ONCE: Final = 128
+"""Readers that are notified in one iteration of the event loop: some milliseconds of work, if each writes then."""
+
+
+class Reader(Protocol):
+    """What is notified of changes in the event loop itself, without a task that wakes."""
+
+    def on_change(self) -> None:
+        """Called soon after a change, once for changes that come together. Must not raise."""
+        ...
 
 
 class Broadcast:
-    """Notifies everything that waits for the next change."""
+    """Notifies everything that waits for the next change, and each reader of every change."""
 
-    __slots__ = ("_waiting", "count")
+    __slots__ = ("_is_notifying", "_readers", "_waiting", "count")
 
     def __init__(self) -> None:
         """Makes a broadcast without waiters."""
         self._waiting: set[asyncio.Future[None]] | None = None
+        self._readers: dict[Reader, None] | None = None
+        self._is_notifying = False
         self.count = 0
         """How often it has notified. A reader notes it before it looks, or it misses a change in between."""
 
@@ -35,13 +48,41 @@ class Broadcast:
         if self._waiting is not None:
             self._waiting.discard(future)
 
+    def add(self, reader: Reader) -> None:
+        """Notifies the reader of changes from now on, until `remove`."""
+        if self._readers is None:
+            self._readers = {}
+        self._readers[reader] = None
+
+    def remove(self, reader: Reader) -> None:
+        """Notifies the reader of no further change."""
+        if self._readers is not None:
+            self._readers.pop(reader, None)
+
     def notify(self) -> None:
-        """Completes the futures of all subscribers."""
+        """Completes the futures of all subscribers, and notifies the readers in the next iteration of the loop."""
         self.count += 1
         waiting, self._waiting = self._waiting, None
         for future in waiting or ():
             if not future.done():
                 future.set_result(None)
+        if self._readers and not self._is_notifying:
+            self._is_notifying = True
+            asyncio.get_running_loop().call_soon(self._notify_readers)
+
+    def _notify_readers(self) -> None:
+        self._is_notifying = False
+        self._notify_next(iter(tuple(self._readers or ())))
+
+    def _notify_next(self, readers: Iterator[Reader]) -> None:
+        """Notifies the next readers, of those that have not left. The others follow in the iterations after this."""
+        count = 0
+        for reader in itertools.islice(readers, READERS_AT_ONCE):
+            count += 1
+            if self._readers is not None and reader in self._readers:
+                reader.on_change()
+        if count == READERS_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._notify_next, readers)
 
 
 class HasDeadline(Protocol):

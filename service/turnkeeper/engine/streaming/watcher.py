@@ -6,87 +6,40 @@ holds.
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from turnkeeper.admission.gate import rest
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, NONE, Batch, EventFilter
-from turnkeeper.engine.streaming.batch_builder import BatchBuilder, PreviewCodec
-from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.engine.streaming.log_reader import LogReader
+from turnkeeper.engine.streaming.direct_stream import DirectStream
 from turnkeeper.engine.streaming.log_reads import NO_EVENTS, LogPage, SharedRead
-from turnkeeper.engine.streaming.preview import TEXT_ENDING_KINDS
-from turnkeeper.engine.streaming.stream_end import StreamEnded, StreamTimes
+from turnkeeper.engine.streaming.stream_end import StreamEnded
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
-from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
-from turnkeeper.errors import ServerDraining, SessionNotFound, StreamRotated
+from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast
+from turnkeeper.errors import ServerDraining, StreamRotated
 from turnkeeper.store.changeset import Head
-from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.expired_cursors import check_history, check_not_ahead, check_not_trimmed
-from turnkeeper.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from turnkeeper.engine.streaming.watchers import Watchers
 
 REREAD_PAUSE = 0.05
 """Seconds before the log is read again if it lacks events that are known to exist: a new primary may lag behind."""
 
 FINAL_KINDS = frozenset({"session_ended", "session_expired"})
 """After an event of these kinds the session has no more events."""
-
-
-class Watchers:
-    """Opens watchers, one for each stream, and holds what they share."""
-
-    def __init__(
-        self,
-        store: SessionLog,
-        feeds: Feeds,
-        codec: PreviewCodec,
-        *,
-        metrics: Metrics,
-        times: StreamTimes,
-        rng: random.Random,
-    ) -> None:
-        """`rng` spreads the ends of streams."""
-        self.store = store
-        self.feeds = feeds
-        self.reader = LogReader(store, metrics)
-        self.builder = BatchBuilder(codec)
-        self.metrics = metrics
-        self.keep_alive = times.keep_alive
-        self.timers = DeadlineTimers()
-        self.clock: Callable[[], float] = time.monotonic
-        """The event loop's, once a watcher was opened: to ask for the loop costs a system call."""
-        self._times = times
-        self._rng = rng
-
-    def open(self, key: SessionKey, *, caches_turns: bool = False) -> "Watcher":
-        """Returns a watcher of this session. It misses no event from now on; the caller closes it by a `with` block.
-
-        `caches_turns`: it can return turns of the session without a read.
-        """
-        self.clock = asyncio.get_running_loop().time
-        ends_at = self._times.planned_end(self.clock(), self._rng)
-        return Watcher(self, key, ends_at=ends_at, caches_turns=caches_turns)
-
-    async def head(self, key: SessionKey) -> Head:
-        """Returns the session's head. Raises SessionNotFound if there is certainly no such session."""
-        stored = await self.store.session(key)
-        if stored is None:
-            async with self.store.linearizable():
-                stored = await self.store.session(key)
-        if stored is None:
-            raise SessionNotFound(session_id=key.session_id)
-        return stored[1]
+_LOOKED_AT = FINAL_KINDS | {"session_updated"}
+"""The kinds of events after which `next` must look further."""
 
 
 class Watcher:
     """One reader of one session: the caller calls `begin` once, then `next` until it returns None.
 
-    A batch counts as delivered when the caller asks for the next one. An idle stream needs no memory
-    besides its watcher.
+    A batch counts as delivered when the caller asks for the next one. While the caller waits for it, what needs neither
+    a read nor a look at the caller's side goes to the reader through its `DirectStream`, if `write_directly` was
+    called: without a task that wakes. An idle stream needs no memory besides its watcher.
     """
 
     __slots__ = (
@@ -97,6 +50,7 @@ class Watcher:
         "_caught_up",
         "_complete_at",
         "_deltas_from",
+        "_direct",
         "_ends_at",
         "_feed",
         "_filter",
@@ -105,6 +59,7 @@ class Watcher:
         "_key",
         "_kinds",
         "_known",
+        "_looked_at",
         "_opened_at",
         "_page",
         "_page_limit",
@@ -118,7 +73,7 @@ class Watcher:
         "resume_at",
     )
 
-    def __init__(self, watchers: Watchers, key: SessionKey, *, ends_at: float, caches_turns: bool) -> None:
+    def __init__(self, watchers: "Watchers", key: SessionKey, *, ends_at: float, caches_turns: bool) -> None:
         """Attaches to the session's feed. `ends_at` is the stream's planned end, by the loop's clock."""
         self._watchers = watchers
         self._key = key
@@ -140,6 +95,8 @@ class Watcher:
         """The number of the change after which the last batch had all there was; -1 if there may be more."""
         self._sent_at = self._deltas_from = 0.0
         self._future: asyncio.Future[None] | None = None
+        self._direct: DirectStream | None = None
+        self._looked_at = _LOOKED_AT
         self.deadline = self.listed = NEVER
         self.position = StreamPosition()
         self.resume_at: StreamPosition | None = None
@@ -152,6 +109,7 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         """Leaves the session's feed."""
         self.deadline = NEVER
+        self._direct = None  # the timers may know the watcher for longer than its call lasts
         if self._filter.previews:
             self._feed.remove_text_watcher(interval=self._asked_interval)
         if self._turns is not None:
@@ -191,12 +149,22 @@ class Watcher:
         if head is not None or not self._feed.reaches(start.sequence, since=self._opened_at):
             await self._check_start(start, head)
 
+    def write_directly(self, stream: DirectStream | None, *, looked_at: frozenset[str] = NONE) -> None:
+        """Lets batches go to this stream while the caller of `next` waits, but for those that it must look at.
+
+        `looked_at`: the kinds of events of these. A reader that wants deltas at an interval of its own gets them from
+        `next`.
+        """
+        self._direct, self._looked_at = stream, _LOOKED_AT | looked_at
+        if stream is not None:
+            stream.wake = self.notify_deadline
+
     async def next(self) -> Batch | None:
         """Returns the next batch: events, the mark that the stream has caught up, or a keep-alive.
 
         Returns None at the session's end, or once the stream has caught up unless `EventFilter.forever`. Raises
         CursorExpired if the log was trimmed beyond the position, SessionNotFound if the session was deleted, and
-        StreamEnded with the position at a planned end (StreamRotated, ServerDraining).
+        StreamEnded with the position at a planned end (StreamRotated, ServerDraining), and as `DirectStream.written`.
         """
         clock, broadcast = self._watchers.clock, self._broadcast
         now = clock()
@@ -210,33 +178,68 @@ class Watcher:
                 await self._hold_deltas()
             count = broadcast.count
             if count != self._complete_at:
-                if batch := self._next_text(count) or await self._next_batch(count):
+                if batch := await self._next_batch(count):
                     return batch
                 now = clock()
                 continue
-            until = min(self._sent_at + self._watchers.keep_alive, self._ends_at)
-            await self._wait(broadcast, until=until)
-            if (now := clock()) >= until:
+            await self._wait(broadcast, until=min(self._sent_at + self._watchers.keep_alive, self._ends_at))
+            if (now := clock()) >= self.deadline:
                 return Batch(self.position)
         return None
 
-    def _next_text(self, count: int) -> Batch | None:
-        """Returns the text that was shown last if the watcher lacks that alone, as nearly always; None otherwise."""
-        if self._complete_at < 0 or not self._filter.previews:
-            return None
-        feed, position, event_filter = self._feed, self.position, self._filter
-        batch = feed.shared_batch(position, event_filter)
-        if batch is None:
-            batch = self._watchers.builder.shown_last(
-                self._key.session_id, position, feed=feed, event_filter=event_filter
-            )
-            if batch is None:
-                return None
-            feed.share_batch(position, event_filter, batch)
-        elif batch.kinds or batch.full:
-            return None
+    def on_change(self) -> None:
+        """Writes what there is while `next` waits, or wakes it."""
+        if self._future is None or self._future.done():
+            return
+        try:
+            is_done = self._write_at_once()
+        except Exception:  # noqa: BLE001 - `next` meets the same error, and its caller learns of it
+            is_done = False
+        if not is_done:
+            self._future.set_result(None)
+
+    def _write_at_once(self) -> bool:
+        """Writes the next batch if there is one. Returns False if that needs `next`."""
+        count, now, stream = self._broadcast.count, self._watchers.clock(), self._direct
+        if count == self._complete_at:
+            return True
+        if stream is None or self._deltas_from or self._watchers.feeds.draining or now >= self._ends_at:
+            return False
+        progress = self._feed.progress if self._filter.previews else None
+        if (progress is not None and progress.newest != self._progress_shown) or not stream.is_ready(now):
+            return False
+        batch = self._batch_in_memory()
+        if batch is None or batch.kinds & self._looked_at or not self._at_end(batch):
+            return False
+        if batch.events and not stream.write(batch, now):
+            return False
         self._complete_at = count
-        self._advance(batch, at_end=True)
+        if self._advance(batch, at_end=True):
+            self._record_delivery(now)
+            self.deadline = min(now + self._watchers.keep_alive, self._ends_at)
+        return True
+
+    def _batch_in_memory(self) -> Batch | None:
+        """Returns the next batch, which another watcher may have built; None if a read of the log is needed for it.
+
+        Only for a watcher that has caught up and has no part of a page left. Nearly always it lacks the text that was
+        shown last.
+        """
+        feed, position, event_filter = self._feed, self.position, self._filter
+        session_id, builder = self._key.session_id, self._watchers.builder
+        batch = feed.shared_batch(position, event_filter)
+        if batch is not None:
+            return batch
+        if event_filter.previews:
+            batch = builder.shown_last(session_id, position, feed=feed, event_filter=event_filter)
+        if batch is None:
+            held = feed.since(position.sequence) if feed.continues(position) else None
+            preview = feed.preview if event_filter.previews else None
+            if held is None or (preview is not None and preview.must_check(position.sequence)):
+                return None
+            batch = builder.build(held, session_id, position, feed=feed, event_filter=event_filter)
+        if batch.events:
+            feed.share_batch(position, event_filter, batch)
         return batch
 
     def _next_progress(self) -> Batch | None:
@@ -248,7 +251,8 @@ class Watcher:
 
     async def _next_batch(self, count: int) -> Batch | None:
         """Returns what there is to deliver at this change of the feed, if there is something."""
-        batch = self._shared_batch() or await self._build()
+        is_near = self._caught_up and self._page is None
+        batch = (self._batch_in_memory() if is_near else None) or await self._build()
         at_end = self._at_end(batch)
         progress = self._feed.progress if self._filter.previews else None
         has_all = progress is None or progress.newest == self._progress_shown
@@ -268,17 +272,28 @@ class Watcher:
             self._future.set_result(None)
 
     async def _wait(self, broadcast: Broadcast, *, until: float) -> None:
-        """Waits for the next change, at most until this time of the loop's clock."""
+        """Waits for the next change, at most until this time of the loop's clock; raises as `DirectStream.written`.
+
+        What goes directly to the stream does not end the wait.
+        """
         rest()
-        count = broadcast.count
-        self._future = broadcast.subscribe()
+        stream, count = None if self._deltas_from else self._direct, broadcast.count
+        if stream is None:
+            self._future = broadcast.subscribe()
+        else:
+            self._future = asyncio.get_running_loop().create_future()
+            broadcast.add(self)
         self._watchers.timers.set(self, until)
         try:
             await self._future
         finally:
-            if broadcast.count == count:  # a change has forgotten the future itself
+            if stream is not None:
+                broadcast.remove(self)
+            elif broadcast.count == count:  # a change has forgotten the future itself
                 broadcast.unsubscribe(self._future)
             self._future = None
+        if stream is not None:
+            await stream.written()
 
     async def _hold_deltas(self) -> None:
         """Waits while there is nothing to deliver but deltas, for which the reader wants to wait longer."""
@@ -304,32 +319,22 @@ class Watcher:
         """Returns True if the batch reaches the last event that the feed knows of."""
         return batch.position.sequence >= self._feed.last_seq and not batch.full
 
-    def _shared_batch(self) -> Batch | None:
-        """Returns another watcher's batch for this position; None if there is none, or a part of a page is left."""
-        if not self._caught_up or self._page is not None:
-            return None
-        return self._feed.shared_batch(self.position, self._filter)
-
     async def _build(self) -> Batch:
         """Builds the next batch, or returns the one that another watcher of the same page has built."""
         feed, position, event_filter = self._feed, self.position, self._filter
-        page, in_memory = await self._next_page(position.sequence)
+        page = await self._next_page(position.sequence)
         built = page.batches.get((position, event_filter)) if page.batches and feed.preview is None else None
         if built is not None:
             self._keep_page(page, built)
             return built
-        preview = feed.preview if event_filter.previews else None
-        checks = preview is not None and preview.must_check(position.sequence)
-        if checks:
-            await self._check_preview(position.sequence)
+        if event_filter.previews:
+            await self._watchers.reader.check_preview(self._key, feed, position.sequence)
         batch = self._watchers.builder.build(
             page.after(position.sequence), self._key.session_id, position, feed=feed, event_filter=event_filter
         )
         if page.batches is not None and batch.position.sequence < feed.last_seq:
             page.batches[position, event_filter] = batch
         self._keep_page(page, batch)
-        if self._caught_up and in_memory and not checks and batch.events:
-            feed.share_batch(position, event_filter, batch)
         return batch
 
     def _keep_page(self, page: LogPage, batch: Batch) -> None:
@@ -339,38 +344,19 @@ class Watcher:
             self._watchers.reader.read_ahead(self._key, self._feed, page)
         self._ahead = page.ahead
 
-    async def _next_page(self, after: int) -> tuple[LogPage, bool]:
-        """Returns the last page if events of it are left, else the feed's events, else a page read from the log.
-
-        The second value is True if the page was in memory.
-        """
+    async def _next_page(self, after: int) -> LogPage:
+        """Returns the last page if events of it are left, else the feed's events, else a page read from the log."""
         if self._page is not None:
-            return self._page, True
+            return self._page
         held = self._feed.since(after) if self._feed.continues(self.position) else None
         if held is not None:
-            return (LogPage(after, held) if held else NO_EVENTS), True
+            return LogPage(after, held) if held else NO_EVENTS
         ahead, self._ahead = self._ahead, None
         page = await self._watchers.reader.next_page(
             self._key, self._feed, self.position, ahead=ahead, limit=self._page_limit, head=self._watchers.head
         )
         self._page_limit = page.next_limit
-        return page, False
-
-    async def _check_preview(self, sequence: int) -> None:
-        """Reads from the log whether an event up to this number ended the preview."""
-        preview = self._feed.preview
-        if preview is None:
-            return
-        events = await self._watchers.store.events(
-            self._key,
-            after=preview.checked_through,
-            limit=1,
-            kinds=TEXT_ENDING_KINDS,
-            turn_id=preview.turn_id,
-            until=sequence,
-        )
-        preview.ended |= bool(events)
-        preview.checked_through = max(preview.checked_through, sequence)
+        return page
 
     async def _check_start(self, start: StreamPosition, head: Head | None) -> None:
         """Raises CursorExpired if the log does not have the events after `start`."""

@@ -16,7 +16,8 @@ from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, Batch, E
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.log_reads import PAGE_MOST, LogPage, PageRequest, SharedPages, SharedRead
 from turnkeeper.engine.streaming.stream_end import StreamTimes
-from turnkeeper.engine.streaming.watcher import Watcher, Watchers
+from turnkeeper.engine.streaming.watcher import Watcher
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import LogEnd, StoredEvent

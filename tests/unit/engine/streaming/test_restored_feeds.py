@@ -19,7 +19,8 @@ from turnkeeper.engine.streaming.batch import EVERYTHING, Batch
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
-from turnkeeper.engine.streaming.watcher import Watcher, Watchers
+from turnkeeper.engine.streaming.watcher import Watcher
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.errors import CursorExpired
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Committed, LogEnd, StoredEvent

@@ -16,7 +16,7 @@ from turnkeeper.engine.streaming.batch_builder import PreviewCodec
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CACHED_TURNS, CachedTurn, TurnCache
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.store.changeset import Changeset, Committed, StoredEvent
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics

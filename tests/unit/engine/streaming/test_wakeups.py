@@ -1,8 +1,9 @@
 """One timer notifies every waiter after its deadline, and none twice."""
 
 import asyncio
+from collections import Counter
 
-from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
+from turnkeeper.engine.streaming.wakeups import NEVER, READERS_AT_ONCE, Broadcast, DeadlineTimers
 
 
 class Waiter:
@@ -57,3 +58,63 @@ async def test_a_subscriber_that_leaves_disturbs_no_other() -> None:
     assert not second.done()
     assert third.done()
     assert broadcast.count == 1
+
+
+class Listening:
+    """A reader that counts its notifications, and knows in which iteration of the loop the last one came."""
+
+    iteration = 0
+
+    def __init__(self) -> None:
+        self.changes = self.at = 0
+
+    def on_change(self) -> None:
+        self.changes += 1
+        self.at = Listening.iteration
+
+
+async def pass_iterations(count: int) -> None:
+    for _ in range(count):
+        Listening.iteration += 1
+        await asyncio.sleep(0)
+
+
+async def test_readers_are_notified_of_each_change_once_until_they_leave() -> None:
+    broadcast, staying, leaving = Broadcast(), Listening(), Listening()
+    broadcast.add(staying)
+    broadcast.add(leaving)
+    broadcast.notify()
+    broadcast.notify()
+    assert staying.changes == 0, "not inside of what made the change"
+    await pass_iterations(2)
+    assert (staying.changes, leaving.changes) == (1, 1)
+    broadcast.notify()
+    broadcast.remove(leaving)
+    await pass_iterations(2)
+    assert (staying.changes, leaving.changes) == (2, 1)
+
+
+async def test_thousands_of_readers_are_notified_of_a_change_in_many_iterations_of_the_loop() -> None:
+    broadcast, readers = Broadcast(), [Listening() for _ in range(10 * READERS_AT_ONCE + 1)]
+    for reader in readers:
+        broadcast.add(reader)
+    broadcast.notify()
+    await pass_iterations(20)
+    assert [reader.changes for reader in readers] == [1] * len(readers)
+    assert max(Counter(reader.at for reader in readers).values()) == READERS_AT_ONCE
+
+
+async def test_a_reader_that_leaves_while_others_are_notified_gets_nothing_more() -> None:
+    broadcast, second = Broadcast(), Listening()
+
+    class First(Listening):
+        def on_change(self) -> None:
+            super().on_change()
+            broadcast.remove(second)
+
+    first = First()
+    broadcast.add(first)
+    broadcast.add(second)
+    broadcast.notify()
+    await pass_iterations(2)
+    assert (first.changes, second.changes) == (1, 0)

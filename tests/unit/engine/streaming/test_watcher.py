@@ -14,7 +14,8 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
-from turnkeeper.engine.streaming.watcher import Watcher, Watchers
+from turnkeeper.engine.streaming.watcher import Watcher
+from turnkeeper.engine.streaming.watchers import Watchers
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
