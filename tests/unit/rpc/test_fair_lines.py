@@ -100,14 +100,14 @@ async def test_calls_that_cost_time_are_begun_at_their_rate(clock: Clock) -> Non
             handlers.add(asyncio.create_task(handle()))
 
     handlers: set[asyncio.Task[None]] = set()
-    taker = asyncio.create_task(take())
+    taking = asyncio.create_task(take())
     for _ in range(5000):
         lines.put("one", "call")
     for _ in range(50):
         await asyncio.sleep(0)
         clock.now += 0.01
-    taker.cancel()
-    await asyncio.wait([taker, *handlers])
+    taking.cancel()
+    await asyncio.wait([taking, *handlers])
     assert begun >= 48 * 0.01 * PER_SECOND + 24 * LEAST
 
 
