@@ -47,10 +47,10 @@ async def test_the_database_need_not_wait_for_changes_that_may_be_notified_late(
 ) -> None:
     with recorder.recording() as commands:
         async with store.notifications(slack=lambda: slack) as notifications:
-            task = asyncio.create_task(anext(notifications))
+            waiting = asyncio.ensure_future(anext(notifications))
             await until(lambda: any(name_of(command) == "getMore" for command in commands))
-            task.cancel()
-            await asyncio.wait([task])
+            waiting.cancel()
+            await asyncio.wait([waiting])
     assert {command["maxTimeMS"] for command in commands if name_of(command) == "getMore"} == {waits}
 
 

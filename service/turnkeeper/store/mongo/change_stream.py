@@ -69,7 +69,7 @@ class ChangeStream:
         self._token: Document | None = None
 
     @asynccontextmanager
-    async def open(self, slack: Callable[[], float]) -> AsyncIterator[AsyncIterator[Notification]]:
+    async def open(self, slack: Callable[[], float] = lambda: 0.0) -> AsyncIterator[AsyncIterator[Notification]]:
         """Opens the stream as `EventLog.notifications` specifies."""
         session = ClientSession(self._client.delegate.start_session(causal_consistency=False), self._client)
         try:

@@ -1,5 +1,6 @@
 """When a turn is given up: after owners that were lost with it, and after runs that broke on a defect."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -35,6 +36,16 @@ def unit_of_work(turn: Turn, *queue: str) -> UnitOfWork:
 
 def running() -> Turn:
     return a_turn(PLACE, state=TurnState.RUNNING, attempt=1)
+
+
+def test_a_changeset_tells_what_its_turn_and_session_were_as_read() -> None:
+    """So that only what is new of them is written."""
+    uow = unit_of_work(running())
+    uow.put_turn(replace(uow.turn, tries=1))
+    uow.session = replace(uow.session, title="new")
+    changeset = uow.changeset(changeset_id="c1", fence=2)
+    assert (changeset.turn_as_read, changeset.session_as_read) == (uow.snapshot.turn, uow.snapshot.session)
+    assert (changeset.turns, changeset.session) == ((uow.turn,), uow.session)
 
 
 @pytest.mark.parametrize(("lost_owners", "fails"), [(0, False), (4, False), (5, True), (6, True)])
