@@ -124,7 +124,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
         health_address = await stack.enter_async_context(
             health_port.serving(health, settings.health_at, settings.health_port, share_port=share_port)
         )
-        files, development = ConfiguredFiles(settings), development or Development()
+        files, development = ConfiguredFiles(settings, is_followed=development is None), development or Development()
         if settings.jwks_port is not None:
             await stack.enter_async_context(_published_keys(files, settings, settings.jwks_port, share_port=share_port))
         await stack.enter_async_context(background(files.servers.run))
@@ -150,10 +150,10 @@ async def serving(  # noqa: PLR0913 - what tests replace
             ),
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
-        for watched in (checks, principals, limits):
+        for watched in (checks, principals, limits, files):
             watched.report_to(telemetry.metrics.reloaded)
         checks.rest_in(resting)
-        await stack.enter_async_context(background(principals.run, limits.run, *checks.jobs))
+        await stack.enter_async_context(background(principals.run, limits.run, files.follow, *checks.jobs))
         files.tools.threads.record = telemetry.metrics.tool_threads
         await stack.enter_async_context(background(SourceReport(toolbox, files.servers, telemetry.metrics).run))
         if telemetry.prometheus_address:

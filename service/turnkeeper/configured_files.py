@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from turnkeeper import agents_file
 from turnkeeper.domain.agent import Agent
+from turnkeeper.errors import AgentConfigError
 from turnkeeper.settings import Settings
 from turnkeeper.tools import catalogue, tools_file
 from turnkeeper.tools.python import PythonTools
 from turnkeeper.tools.servers import Reader, RunningServer, ToolServers, readers
 from turnkeeper.tools.toolbox import Toolbox
+from turnkeeper.watched_file import BadFile, WatchedFile
 
 
 def model_named_by(agent: Agent) -> str:
@@ -29,22 +32,27 @@ def toolbox_of(tools: Path | None, catalogue_file: Path | None) -> Toolbox:
 class ConfiguredFiles:
     """The agents by name, and the tools, of a running server."""
 
-    def __init__(self, settings: Settings, *, server_readers: Mapping[str, Reader] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, is_followed: bool = False, server_readers: Mapping[str, Reader] | None = None
+    ) -> None:
         """Reads the tools and the catalogue. Raises AgentConfigError and BadFile.
 
-        `server_readers` make the sources of tool servers, by kind; None: those of this version.
+        `is_followed`: `follow` reads the catalogue again when it changes. `server_readers` make the sources of tool
+        servers, by kind; None: those of this version.
         """
         self._settings = settings
         self._default_model = settings.model
         self._answered_by: Callable[[Agent], str] = model_named_by
         self.tools = PythonTools(tools_file.with_installed(settings.tools))
         self._catalogue = catalogue.load(settings.catalogue)
+        self._watched = self._watched_catalogue(settings.catalogue) if is_followed and settings.catalogue else None
         kinds = readers() if server_readers is None else server_readers
         self.servers = ToolServers(self._catalogue.servers, kinds)
         """The sources of the catalogue's servers. The caller runs them while the server runs."""
         self.toolbox = Toolbox(
             [self.tools, *self.servers.sources], catalogue=self._catalogue, record_content=settings.record_content
         )
+        self.servers.under_way = self.toolbox.under_way
         self.agents: dict[str, Agent] = {}
         """Empty before `read_agents`; changed in place by `reload`, because all parts of the server share it."""
 
@@ -85,6 +93,48 @@ class ConfiguredFiles:
         servers: Mapping[str, RunningServer],
     ) -> None:
         self.tools.replace(functions)
+        self._set_catalogue(read, servers)
+
+    def report_to(self, report: Callable[[str, str], None]) -> None:
+        """Reports each change of the catalogue while `follow` runs: `report` is called as that of WatchedFile."""
+        if self._watched is not None:
+            self._watched.report = report
+
+    async def follow(self) -> None:
+        """Follows the catalogue's file until it is cancelled. Returns at once if it is not to."""
+        if self._watched is not None:
+            await self._watched.run()
+
+    def _watched_catalogue(self, path: Path) -> WatchedFile[catalogue.Catalogue]:
+        watched = WatchedFile(
+            path,
+            partial(catalogue.parse, path),
+            name="catalogue",
+            max_bytes=catalogue.MAX_BYTES,
+        )
+        watched.apply = self._take_catalogue
+        self._catalogue = watched.value
+        return watched
+
+    async def _take_catalogue(self, read: catalogue.Catalogue) -> None:
+        """Takes a catalogue from now on; calls under way end under the one before. Raises BadFile: nothing has changed.
+
+        The agents of today's file must fit it, as at a start.
+        """
+        servers = self.servers.with_sources(read.servers)
+        before = self._catalogue, self.servers.with_sources(self._catalogue.servers)
+        try:
+            self._set_catalogue(read, servers)
+            await self.servers.refresh([name for name, server in servers.items() if before[1].get(name) != server])
+            self.toolbox.listing.check_names()
+            self._agents()
+        except BaseException as error:
+            self._set_catalogue(*before)
+            if isinstance(error, AgentConfigError):
+                raise BadFile(str(error)) from error
+            raise
+
+    def _set_catalogue(self, read: catalogue.Catalogue, servers: Mapping[str, RunningServer]) -> None:
         self._catalogue = read
         self.servers.set(servers)
         self.toolbox.reload([self.tools, *self.servers.sources], catalogue=read)

@@ -6,7 +6,7 @@ write in place, where the first half may be a valid file: so a new content must 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Generic, NoReturn, TypeVar
 
@@ -46,6 +46,8 @@ class WatchedFile(Generic[T]):
         self._name = name
         self._max_bytes = max_bytes
         self._stands_still = stands_still
+        self.apply: Callable[[T], Awaitable[None]] | None = None
+        """Awaited with each new value before it counts; it may raise BadFile, which refuses the value."""
         self.report = report
         self._content: bytes | BadFile = self._read()
         if isinstance(self._content, BadFile):
@@ -74,6 +76,8 @@ class WatchedFile(Generic[T]):
             if isinstance(content, BadFile):
                 raise content
             value = await asyncio.to_thread(self._parse, content)
+            if self.apply is not None:
+                await self.apply(value)
         except BadFile as error:
             logger.error("%s not reloaded, the last good ones stay in effect: %s", self._name, error)
             self.report(self._name, "REFUSED")

@@ -112,3 +112,23 @@ async def test_a_file_that_is_as_before_after_all_is_no_change(tmp_path: Path, m
     path.write_text("")
     assert not await watched.file.look()
     assert (watched.file.value, watched.reports) == (1, [])
+
+
+async def test_a_value_that_cannot_be_applied_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "numbers"
+    path.write_text("1")
+    applied: list[int] = []
+
+    async def apply(value: int) -> None:
+        if value == 2:
+            raise BadFile("two is taken")
+        applied.append(value)
+
+    file = WatchedFile(path, parse, name="numbers", max_bytes=8, stands_still=0.0)
+    file.apply = apply
+    path.write_text("2")
+    assert not await file.look()
+    assert "numbers not reloaded, the last good ones stay in effect: two is taken" in caplog.text
+    path.write_text("3")
+    assert await file.look()
+    assert (file.value, applied) == (3, [3])

@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.catalogue import ToolServer
 from turnkeeper.tools.contract import ServerSource, SourceUnreachable
+from turnkeeper.tools.under_way import CallsUnderWay
 
 RESTART_PAUSE: Final = 5.0
 """Seconds after which a source starts again that failed by a defect."""
@@ -41,6 +42,10 @@ class ToolServers:
         self._readers = readers
         self._sources: dict[str, RunningServer] = {}
         self._tasks: dict[str, asyncio.Task[NoReturn]] = {}
+        self._retired: dict[ServerSource, tuple[asyncio.Task[NoReturn], asyncio.Task[None]]] = {}
+        """Sources that are gone and still run calls: the task of each, and the one that stops it."""
+        self.under_way = CallsUnderWay()
+        """The calls of the sources; the toolbox that has them counts its own here."""
         self._group: asyncio.TaskGroup | None = None
         self.listed = asyncio.Event()
         """Set once each server has listed its tools or had LIST_TIME for it."""
@@ -60,11 +65,11 @@ class ToolServers:
         return {server.name: kept.get(server.name) or (server, self._source(server)) for server in servers}
 
     def set(self, sources: Mapping[str, RunningServer]) -> None:
-        """Takes these sources from now on. Those that are gone are stopped: their calls fail."""
+        """Takes these sources from now on. Each of those that are gone is stopped once none of its calls runs."""
         for name, (_, source) in self._sources.items():
             is_kept = name in sources and sources[name][1] is source
             if not is_kept and (task := self._tasks.pop(name, None)) is not None:
-                task.cancel()
+                self._retire(source, task)
         self._sources = dict(sources)
         self._start()
 
@@ -80,6 +85,7 @@ class ToolServers:
             finally:
                 self._group = None
                 self._tasks.clear()
+                self._retired.clear()
         raise AssertionError("a future that nothing sets")
 
     async def refresh(self, names: Collection[str] | None = None, *, wait: float = LIST_TIME) -> None:
@@ -114,12 +120,26 @@ class ToolServers:
             server.refuse(server.kind, "is a kind of server that this version cannot speak to")
         return reader(server)
 
+    def _retire(self, source: ServerSource, task: asyncio.Task[NoReturn]) -> None:
+        if self._group is None:
+            task.cancel()
+        else:
+            self._retired[source] = task, self._group.create_task(self._stop_after_calls(source, task))
+
+    async def _stop_after_calls(self, source: ServerSource, task: asyncio.Task[NoReturn]) -> None:
+        await self.under_way.ended(source)
+        del self._retired[source]
+        task.cancel()
+
     def _start(self) -> None:
         """Starts what does not run yet."""
         if self._group is None:
             return
         for name, (_, source) in self._sources.items():
-            if name not in self._tasks:
+            if source in self._retired:
+                self._tasks[name], stopping = self._retired.pop(source)
+                stopping.cancel()
+            elif name not in self._tasks:
                 self._tasks[name] = self._group.create_task(_run(source))
 
 

@@ -43,6 +43,7 @@ from turnkeeper.tools.contract import (
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.listing import Listing
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, error_text, result_text
+from turnkeeper.tools.under_way import CallsUnderWay
 
 ARGUMENTS_BYTES = 64 * 1024
 """The largest arguments as JSON text in UTF-8."""
@@ -101,6 +102,7 @@ class Toolbox:
 
         `record_content`: the log also has the text of an exception that a tool raised.
         """
+        self.under_way = CallsUnderWay()
         self._record_content = record_content
         self._listing = Listing(sources, catalogue or Catalogue())
         self._listing.check_names()
@@ -264,7 +266,8 @@ class Toolbox:
             listed = self.listing.tools.get(call.tool)
             if listed is None or listed.spec.source != (call.source or listed.spec.source):  # not as it was decided on
                 raise NotStarted("The tool is gone; it did not run.")
-            text = await listed.source.call(call.tool, json.loads(call.arguments_json), context)
+            with self.under_way.at(listed.source):
+                text = await listed.source.call(call.tool, json.loads(call.arguments_json), context)
             result = _checked(text, most=listed.entry.result_bytes)
         except OutcomeUnknown as error:
             outcome = ToolOutcome.FAILED if call.tool_class.may_start_again else ToolOutcome.UNKNOWN

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from inspect import isawaitable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -58,7 +59,8 @@ class LocalServer:
         self.listing += 1
 
     async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
-        return str(self.answer(name, arguments))
+        answer = self.answer(name, arguments)
+        return str(await answer if isawaitable(answer) else answer)
 
     async def run(self) -> None:
         self.is_running = True
