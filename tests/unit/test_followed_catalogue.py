@@ -130,6 +130,23 @@ async def test_a_call_under_way_ends_under_the_catalogue_that_it_began_under(fol
     await until(lambda: not before.is_running)
 
 
+async def test_a_refused_catalogue_does_not_stop_the_server_of_a_call_under_way(
+    followed: Followed, tmp_path: Path
+) -> None:
+    source, done = followed.source, asyncio.get_running_loop().create_future()
+    source.answer = lambda _name, _arguments: done
+    call = a_call(a_session_key(), tool="time__now", arguments_json="{}", state=CallState.STARTED, started=True)
+    running = asyncio.create_task(followed.files.toolbox.run(call))
+    await asyncio.sleep(0)
+    (tmp_path / "desk.toml").write_text(AGENTS.replace('"*"', '"time__now"'))
+    assert await followed.write(ENTRY) == "REFUSED"
+    done.set_result('"noon"')
+    await running
+    assert await followed.write(TIME + ENTRY.replace("read_only", "idempotent")) == "LOADED"
+    assert followed.source is source
+    assert source.is_running
+
+
 async def test_a_server_that_is_gone_and_runs_no_call_is_stopped(followed: Followed) -> None:
     before = followed.source
     assert await followed.write(ENTRY) == "LOADED"

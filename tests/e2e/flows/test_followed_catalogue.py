@@ -40,6 +40,13 @@ async def stubs(
         yield connected
 
 
+def write(catalogue: Path, tool_class: str) -> None:
+    """Puts another file in the catalogue's place."""
+    new = catalogue.with_suffix(".new")
+    new.write_text(ENTRY.format(tool_class))
+    new.rename(catalogue)
+
+
 async def class_of(stubs: harness.Stubs) -> event_pb2.ToolClass.ValueType | None:
     """Returns the class of the tool as an agent has it now; None if it is not offered."""
     response = await stubs.agents.GetAgent(agent_pb2.GetAgentRequest(name="worker"))
@@ -54,9 +61,8 @@ async def test_a_changed_catalogue_is_in_effect_without_a_restart(stubs: harness
         return await class_of(stubs) in (None, CLASS.TOOL_CLASS_FORBIDDEN)
 
     assert await class_of(stubs) == CLASS.TOOL_CLASS_READ_ONLY
-    catalogue.write_text(ENTRY.format("irreversible"))
+    write(catalogue, "irreversible")
     await until_call(is_irreversible)
-    catalogue.write_text(ENTRY.format("harmless"))
-    catalogue.with_suffix(".new").write_text(ENTRY.format("forbidden"))
-    catalogue.with_suffix(".new").rename(catalogue)
+    write(catalogue, "harmless")
+    write(catalogue, "forbidden")
     await until_call(is_forbidden)
