@@ -25,7 +25,7 @@ from tests.chaos.streams import Watcher
 from tests.chaos.users import Place, Term, User, Writer
 
 GRACE = 60.0
-SESSIONS = 28
+SESSIONS = 34
 """Of both tenants together."""
 _WRITERS = 2
 _WATCHERS = 2

@@ -20,7 +20,7 @@ class Lane(StrEnum):
 
 
 PAUSES: Final[Mapping[Lane, tuple[float, float]]] = {
-    Lane.SERVERS: (0.5, 1.5),
+    Lane.SERVERS: (1.0, 2.5),
     Lane.DATABASE: (4.0, 7.0),
     Lane.WIRE: (1.0, 3.0),
     Lane.TOOLS: (2.0, 4.0),

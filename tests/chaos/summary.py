@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from tests.chaos import flood, tenants
-from tests.chaos.history import Fault, Finding, History, Logged
+from tests.chaos.history import Finding, History, Logged
 from tests.chaos.promises.answers import MUTATIONS
 from tests.chaos.promises.ends import WAITING, acknowledged_turns
 from tests.chaos.promises.tenants import foreign_reads
@@ -15,7 +15,7 @@ from tests.chaos.services.offered import PYTHON, source_of
 from turnkeeper.pb.v1 import event_pb2
 
 MOST_SHOWN = 20
-_NO_MAJORITY, _SERVER = "majority", "server"
+_NO_MAJORITY, _SERVER = "majority", "server-"
 _SEEN_LATE = 1.2
 """Seconds after which the probe sees at the latest that a gap without writes is over: its timeout, and its pause."""
 _SHARES = (("p50", 0.5), ("p99", 0.99))
@@ -104,9 +104,10 @@ def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[floa
     """Returns the seconds from the fault that lost the owner to the new owner's first event, as clients received it.
 
     The owner of a turn is not recorded, so this is an upper bound: from the first fault of a server after the turn's
-    last event before; or from the end of a gap without writes, if that is later. The probe sees that end a little late,
-    so a gap that seems to end just after the new owner's event has ended with it. Turns without a reader are left out:
-    the clocks of replicas, which wrote their times, are set wrong by up to an hour.
+    last event before, or from the end of a gap without writes, if that is later. A fault of connections loses no owner.
+    The probe sees the end of a gap a little late, so one that seems to end just after the new owner's event has ended
+    with it. Turns without a reader are left out: the clocks of replicas, which wrote their times, are set wrong by up
+    to an hour.
     """
     times: list[float] = []
     for event in taken_over:
@@ -114,20 +115,19 @@ def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[floa
         since, until = (history.first_seen.get((one.session, one.sequence)) for one in (earlier[-1], event))
         if since is None or until is None:
             continue
-        lost = [fault.began for fault in _of(history.faults, _SERVER) if since - 1 <= fault.began <= until]
+        lost = [
+            fault.began
+            for fault in history.faults
+            if fault.kind.startswith(_SERVER) and since - 1 <= fault.began <= until
+        ]
         healed = [
             min(fault.healed, until)
-            for fault in _of(history.faults, _NO_MAJORITY)
-            if since <= fault.healed <= until + _SEEN_LATE
+            for fault in history.faults
+            if fault.target == _NO_MAJORITY and since <= fault.healed <= until + _SEEN_LATE
         ]
         if lost or healed:
             times.append(max(0.0, until - max([min(lost, default=since), *healed])))
     return times
-
-
-def _of(faults: Sequence[Fault], target: str) -> list[Fault]:
-    """Returns the faults of targets whose names begin like this."""
-    return [fault for fault in faults if fault.target.startswith(target)]
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:

@@ -14,6 +14,8 @@ def a_fault(kind: str, target: str, *, began: float, healed: float) -> Fault:
     return Fault(kind=kind, target=target, began=began, healed=healed)
 
 
+CUT = a_fault("database-cut", "server-0, server-1", began=100.5, healed=100.6)
+"""It loses no owner."""
 KILL = a_fault("server-kill", "server-0", began=101.0, healed=103.0)
 
 
@@ -44,7 +46,7 @@ def test_a_takeover_is_measured_from_the_loss_or_from_the_end_of_a_gap_without_w
 ) -> None:
     run, earlier, superseded = taken_over()
     run.first_seen = {(SESSION, earlier): LAST, (SESSION, superseded): TAKEN}
-    run.faults = [KILL, *(a_fault("unwritable", "majority", began=began, healed=end) for began, end in gaps)]
+    run.faults = [KILL, CUT, *(a_fault("unwritable", "majority", began=began, healed=end) for began, end in gaps)]
     assert summary(run.history(), {})["takeover_seconds"] == {"p50": seconds, "p99": seconds}
 
 
