@@ -32,7 +32,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMe
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import TracerProvider as Tracers
 from prometheus_client import CollectorRegistry
 
 from turnkeeper.telemetry.console import metric_lines, span_lines
@@ -41,6 +41,7 @@ from turnkeeper.telemetry.log_throttle import LogThrottle
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.prometheus_endpoint import PrometheusEndpoint
 from turnkeeper.telemetry.spans import Spans
+from turnkeeper.telemetry.unrecorded_spans import UnrecordedTracers
 
 logger = logging.getLogger(__name__)
 Exporter: TypeAlias = Literal["none", "console", "otlp", "prometheus"]
@@ -119,7 +120,7 @@ def start(
         )
         match exporter:
             case "none":
-                return _telemetry(options, NoOpMeterProvider(), _unrecorded())
+                return _telemetry(options, NoOpMeterProvider(), UnrecordedTracers())
             case "console":
                 return _pushed(options, resource, span_lines(sys.stderr), metric_lines(sys.stderr))
             case "otlp":
@@ -136,11 +137,6 @@ def tracer_provider(resource: Resource) -> TracerProvider:
     """Returns a provider that samples by `OTEL_TRACES_SAMPLER` and cuts long values."""
     limits = SpanLimits(max_span_attribute_length=LONGEST_VALUE)
     return TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
-
-
-def _unrecorded() -> TracerProvider:
-    """Returns a provider that records nothing. Its spans still have ids, which log lines show."""
-    return TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
 
 
 def _otlp(endpoint: str, within: timedelta) -> tuple[OTLPSpanExporter, OTLPMetricExporter]:
@@ -219,7 +215,7 @@ def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
     return _telemetry(
         options,
         meters,
-        _unrecorded(),
+        UnrecordedTracers(),
         closers=[endpoint.close, meters.shutdown],
         prometheus_address=endpoint.address,
     )
@@ -228,7 +224,7 @@ def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
 def _telemetry(
     options: Options,
     meters: Meters,
-    tracers: TracerProvider,
+    tracers: Tracers,
     *,
     closers: list[Callable[[], None]] | None = None,
     prometheus_address: str = "",
