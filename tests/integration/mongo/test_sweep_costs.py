@@ -54,6 +54,13 @@ async def test_the_database_need_not_wait_for_changes_that_may_be_notified_late(
     assert {command["maxTimeMS"] for command in commands if name_of(command) == "getMore"} == {waits}
 
 
+async def test_a_purge_where_nothing_is_due_is_one_read(store: MongoStore, recorder: Recorder) -> None:
+    await begin(store)
+    with recorder.recording() as commands:
+        assert [gone async for gone in store.purge(after=timedelta())] == []
+    assert [name_of(command) for command in commands] == ["find"]
+
+
 async def test_a_look_for_turns_where_none_waits_is_one_short_read(store: MongoStore, recorder: Recorder) -> None:
     with recorder.recording() as commands:
         assert await store.claim("r2", lease=LEASE) is None

@@ -39,10 +39,14 @@ class Purges:
     _transactions: Transactions
 
     async def purge(self, *, after: timedelta) -> AsyncIterator[int]:
-        for due, by in (
+        dues = (
             (partial(_reached, {}, "deleted_at", after), "deleted_at"),
             (partial(_reached, {"forking": {"$exists": True}}, "update_time", REQUESTS_KEPT), "update_time"),
-        ):
+        )
+        with self._connection.call("purge"):  # mostly there is nothing to purge: that is one read
+            if await self._connection.heads.find_one({"$or": [due(NOW_DUE) for due, _ in dues]}, {"_id": 1}) is None:
+                return
+        for due, by in dues:
             pages = self._shares.pages("purge", self._connection.heads, due, by=by, size=PAGE, fields={"_id": 1})
             async with aclosing(pages):
                 async for heads, _ in pages:
