@@ -117,9 +117,7 @@ def _start_calls(
     its tool became UNKNOWN since. One without room stays READY, and waits. Returns the STARTED ones, and how many did
     not stay as they were: `most_changed` at most.
     """
-    if any(call.started and call.attempt == uow.turn.attempt for call in calls):
-        # A call that timed out starts again under the same owner: a late result names the attempt that it belongs to.
-        uow.put_turn(uow.turn.next_attempt(next_message_id=uow.turn.next_message_id, at=uow.at))
+    starts_again = any(call.started and call.attempt == uow.turn.attempt for call in calls)
     launch: list[Call] = []
     changed = 0
     for call in calls:
@@ -130,12 +128,16 @@ def _start_calls(
             continue
         if not owner.has_room(call):
             continue
+        if starts_again and not launch:
+            # A call that timed out starts again under the same owner: a late result names the attempt it belongs to.
+            uow.put_turn(uow.turn.next_attempt(next_message_id=uow.turn.next_message_id, at=uow.at))
         started = call.start(attempt=uow.turn.attempt, fence=owner.fence, at=uow.at)
         uow.put_call(started)
         uow.append(ToolStarted(tool_call_id=call.id, tool=call.tool, key=call.key), turn=uow.turn)
         launch.append(started)
-    usage = uow.turn.usage + Usage(tool_calls=len(launch))
-    uow.put_turn(replace(uow.turn, usage=usage, update_time=uow.at))
+    if launch or changed:
+        usage = uow.turn.usage + Usage(tool_calls=len(launch))
+        uow.put_turn(replace(uow.turn, usage=usage, update_time=uow.at))
     return tuple(launch), changed
 
 
@@ -146,7 +148,7 @@ def _may_start(uow: UnitOfWork, call: Call, owner: Owner) -> bool:
     """
     spec = owner.toolbox.find(owner.agent, call.tool)
     if spec is None:
-        refuse_start(uow, call, None)
+        refuse_start(uow, call, None, is_listed=owner.toolbox.is_complete)
         return False
     facts = facts_of(uow.turn, uow.session, spec, arguments_json=call.arguments_json, untrusted=call.untrusted)
     ruling = owner.policies.ruling_on(owner.agent, facts)

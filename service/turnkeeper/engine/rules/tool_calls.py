@@ -165,9 +165,14 @@ def request_new_approval(
     uow.request_approval(today, ruling=ruling, changed=changed)
 
 
-def refuse_start(uow: UnitOfWork, call: Call, ruling: Ruling | None) -> None:
-    """Closes a READY call that may not start at all: its tool is gone if `ruling` is None, or the policy denies it."""
-    if ruling is None:
+def refuse_start(uow: UnitOfWork, call: Call, ruling: Ruling | None, *, is_listed: bool = True) -> None:
+    """Closes a READY call that may not start at all: its tool is gone if `ruling` is None, or the policy denies it.
+
+    `is_listed`: all sources have a list. Otherwise the tool may be one of a server that has not answered yet.
+    """
+    if ruling is None and not is_listed:
+        _close(uow, call, ToolOutcome.FAILED, f"The server of {call.tool} cannot be reached now; try again later.")
+    elif ruling is None:
         _close(uow, call, ToolOutcome.NOT_FOUND, f"There is no tool named {call.tool} any more.")
     else:
         _close(uow, call, ToolOutcome.DENIED, "The agent's policy denies this call now.")

@@ -1,44 +1,76 @@
-"""Calls that are about to start: what an older version let run, and what had started before."""
+"""READY calls that do not start: those without room stay as they are, those without a tool are closed with words."""
 
-from dataclasses import replace
+import json
+from collections.abc import Callable
 
 import pytest
 
 from tests.builders import a_call
-from tests.unit.engine.rules.test_outcomes import PLACE, S, started, unit_of_work
-from turnkeeper.domain.policy import PolicyRule, Ruling
-from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
+from tests.unit.engine.rules.test_outcomes import ASKER, PLACE, unit_of_work
+from tests.unit.tools.test_toolbox import SERVERS, a_box
+from turnkeeper.copies import replace
+from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome
 from turnkeeper.domain.tool_events import ToolReturned
-from turnkeeper.engine.rules.tool_calls import STARTED_BEFORE, changes_of, refuse_start
+from turnkeeper.engine.rules.advance import Owner, advance_turn
+from turnkeeper.policy.policies import Policies
+from turnkeeper.tools import samples
+from turnkeeper.tools.python import PythonTools
+from turnkeeper.tools.toolbox import Toolbox
+
+AGENT = replace(ASKER, tools=("*",))
+
+
+def an_owner(toolbox: Toolbox, *, has_room: Callable[[Call], bool] = lambda _: True) -> Owner:
+    return Owner(
+        agent=AGENT,
+        toolbox=toolbox,
+        policies=Policies({}),
+        fence=2,
+        running=frozenset(),
+        releasing=False,
+        has_room=has_room,
+    )
+
+
+def ready(tool: str, arguments_json: str = "{}", **given: object) -> Call:
+    call = {"turn_id": "turn", "state": CallState.READY, "tool_class": ToolClass.READ_ONLY, **given}
+    return a_call(PLACE, tool=tool, arguments_json=arguments_json, **call)
+
+
+@pytest.mark.parametrize("has_started", [True, False])
+def test_a_call_without_room_changes_nothing(has_started: bool) -> None:
+    call = ready("current_time", started=has_started, attempt=2 if has_started else 0)
+    uow = unit_of_work(call)
+    before = uow.turn
+    assert advance_turn(uow, an_owner(Toolbox([PythonTools([samples.current_time])]), has_room=lambda _: False)) == ()
+    assert (uow.turn, uow.calls, list(uow.events)) == (before, (call,), [])
+
+
+def test_a_call_with_room_starts_beside_one_without() -> None:
+    calls = (ready("current_time", position=0), ready("current_time", position=1))
+    uow = unit_of_work(*calls)
+    owner = an_owner(Toolbox([PythonTools([samples.current_time])]), has_room=lambda call: call.id == calls[1].id)
+    (started,) = advance_turn(uow, owner)
+    assert started.id == calls[1].id
+    assert uow.turn.usage.tool_calls == 1
 
 
 @pytest.mark.parametrize(
-    ("tool_class", "action", "round_", "changed"),
+    ("has_list", "outcome", "words"),
     [
-        (ToolClass.READ_ONLY, PolicyAction.AUTO, 0, ()),
-        (ToolClass.IDEMPOTENT, PolicyAction.AUTO, 0, ()),
-        (ToolClass.IDEMPOTENT, PolicyAction.APPROVE, 0, ("schema", "description", "rule")),
-        (ToolClass.IDEMPOTENT, PolicyAction.AUTO, 1, ("schema", "description", "rule")),
-        (ToolClass.IRREVERSIBLE, PolicyAction.AUTO, 0, ("schema", "description")),
+        (True, ToolOutcome.NOT_FOUND, "There is no tool named time__now any more."),
+        (False, ToolOutcome.FAILED, "The server of time__now cannot be reached now; try again later."),
     ],
 )
-def test_a_call_that_an_older_version_let_run_is_not_asked_for_if_it_may_be_repeated(
-    tool_class: ToolClass, action: PolicyAction, round_: int, changed: tuple[str, ...]
+def test_a_call_of_a_tool_that_is_not_here_is_closed_with_words(
+    has_list: bool, outcome: ToolOutcome, words: str
 ) -> None:
-    spec = ToolSpec(name="act", description="Acts.", schema_json="{}", tool_class=tool_class, source="python")
-    call = a_call(PLACE, tool="act", source="python", tool_class=tool_class, state=S.READY, round=round_)
-    ruling = PolicyRule(tool="*", action=action).ruling
-    assert changes_of(unit_of_work(call), call, spec, ruling) == changed
-
-
-@pytest.mark.parametrize("ruling", [Ruling(action=PolicyAction.DENY), None], ids=["denied", "gone"])
-@pytest.mark.parametrize("was_started", [True, False])
-def test_a_call_that_may_not_start_again_is_not_told_as_one_that_never_ran(
-    *, ruling: Ruling | None, was_started: bool
-) -> None:
-    call = replace(started(), state=S.READY, started=was_started)
-    uow = unit_of_work(call)
-    refuse_start(uow, call, ruling)
-    [returned] = [event for event in (new.payload for new in uow.events) if isinstance(event, ToolReturned)]
-    assert returned.started is was_started
-    assert (STARTED_BEFORE in returned.result_json) is was_started
+    box, time, git = a_box(SERVERS)
+    git.offer("log")
+    if has_list:
+        time.offer("zone")
+    uow = unit_of_work(ready("time__now", source="time"))
+    assert advance_turn(uow, an_owner(box)) == ()
+    (returned,) = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
+    assert returned.outcome is outcome
+    assert json.loads(returned.result_json) == {"error": words}
