@@ -31,8 +31,9 @@ class CallStream:
     def __init__(self, writes: "DirectWrites", context: Context, check: LaterChecks) -> None:
         """`check` is the call's: once it is due, the stream's task is needed."""
         self._writes = writes
-        self._context = context
-        self._check = check
+        self._context: Context | None = context
+        """None once the call has ended: the call's own variables refer to this object, and it must not to the call."""
+        self._check: LaterChecks | None = check
         self._key: SessionKey | None = None
         self._write: Coroutine[Any, Any, None] | None = None
         self._sent: Any = None
@@ -57,10 +58,11 @@ class CallStream:
             if not self._sent.done():
                 return False
             self._end()
-        return now < self._check.due and self._error is None
+        return self._check is not None and now < self._check.due and self._error is None
 
     def write(self, batch: Batch, now: float) -> bool:
-        assert self._key is not None
+        if self._key is None or self._context is None:
+            return False
         try:
             data = batch.wire or response(batch, self._key)
             write = self._context.write(data)
@@ -94,7 +96,7 @@ class CallStream:
 
     def close(self) -> None:
         """Forgets what is on its way: the call has ended."""
-        self.wake = _nothing
+        self.wake, self._context, self._check = _nothing, None, None
         write, self._write = self._write, None
         if write is not None:
             self._sent.cancel()  # its error, if it has one, is logged nowhere then
