@@ -1,8 +1,9 @@
 """Callers that change one session stand in line, so that their transactions do not fight over its head.
 
 One caller of a session decides and stores at a time, on this replica; the others wait in the order in which they came.
-Before, a few at a time look whether they have anything to store. A caller that is cancelled gives up its place. The
-owner of the session's turn stands in no line: callers let it first.
+Before, one after the other looks whether it has anything to store. Looks and changes take turns: of a session's
+callers one is at the database at a time, so that callers of other sessions find it free. A caller that is cancelled
+gives up its place. The owner of the session's turn stands in no line: callers let it first.
 """
 
 import asyncio
@@ -21,8 +22,6 @@ from turnkeeper.errors import ServiceUnavailable, SessionContended, SessionError
 
 MOST_CALLERS: Final = 256
 """Callers of one session on this replica that stand in line, the one that stores its change included."""
-MOST_LOOKS: Final = 4
-"""Callers of one session that read it at the same time, before they stand in line: callers of others read as well."""
 PATIENCE_S: Final = 7.0
 """Seconds that a caller stands in line, at most: less than the 8 s that a proxy gives a try, and clients a call."""
 OWNER_FIRST_S: Final = 1.0
@@ -39,7 +38,10 @@ class _Line:
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the caller that stores its change. It is passed on in the order in which callers came."""
-    looks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_LOOKS))
+    look: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the caller that looks, likewise."""
+    at_database: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by one of these two."""
     callers: int = 0
     lookers: int = 0
     """Callers that look, or wait for their look."""
@@ -82,6 +84,7 @@ class Place:
         line, self._line = self._line, None
         if line is not None:
             line.turn.release()
+            line.at_database.release()
             self._lines.left(self._key, line)
 
     async def let_owner_first(self) -> None:
@@ -140,7 +143,7 @@ class SessionLines:
 
     @asynccontextmanager
     async def look(self, key: SessionKey) -> AsyncIterator[None]:
-        """Lets this caller read the session inside the block, MOST_LOOKS at a time.
+        """Lets this caller read the session inside the block, one at a time.
 
         Raises SessionContended if MOST_CALLERS wait for their look, and otherwise what `enter` raises.
         """
@@ -149,31 +152,36 @@ class SessionLines:
             raise self.contended(key)
         line.lookers += 1
         try:
-            await self._wait(key, line, line.looks, is_free=line.lookers <= MOST_LOOKS)
+            await self._wait(key, line, line.look, is_free=line.lookers == 1)
             try:
                 self._check_wanted(key)
                 resume()
                 yield
             finally:
-                line.looks.release()
+                line.look.release()
+                line.at_database.release()
         finally:
             line.lookers -= 1
             self._drop_idle(key, line)
 
-    async def _wait(
-        self, key: SessionKey, line: _Line, turn: asyncio.Lock | asyncio.Semaphore, *, is_free: bool
-    ) -> None:
+    async def _wait(self, key: SessionKey, line: _Line, turn: asyncio.Lock, *, is_free: bool) -> None:
         """Waits for its turn, PATIENCE_S at most. Raises SessionContended or ServiceUnavailable then.
 
-        `is_free`: no other caller is before it.
+        `is_free`: no other caller is before it in its line.
         """
-        if is_free:
+        if is_free and not line.at_database.locked():
             await turn.acquire()
+            await line.at_database.acquire()
             return
         rest()  # it takes nothing from the calls on other sessions
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await turn.acquire()
+                try:
+                    await line.at_database.acquire()
+                except BaseException:
+                    turn.release()
+                    raise
         except TimeoutError:
             raise self._not_moving(key, line) from None
 

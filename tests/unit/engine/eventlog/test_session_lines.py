@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -24,13 +24,13 @@ from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
-from turnkeeper.engine.eventlog.session_lines import MOST_CALLERS, MOST_LOOKS, Place, SessionLines
+from turnkeeper.engine.eventlog.session_lines import MOST_CALLERS, Place, SessionLines
 from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended, TurnInProgress
+from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Snapshot
 from turnkeeper.telemetry.metrics import Metrics
@@ -63,8 +63,8 @@ class Replica:
         self.calls: list[str] = []
         """The methods of the store that were called."""
         self.before_commit: Callable[[], None] = lambda: None
-        self.reading = self.most_reading = 0
-        """Snapshots that are being read now, and that were at most."""
+        self.at_database = self.most_at_database = 0
+        """Callers that read or store the session now, and that did at most."""
         self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
         self.store = TornStore(self.database, codec=CODEC, enter=self._enter, random=Random(0))
         metrics = Metrics(NoOpMeterProvider())
@@ -87,14 +87,13 @@ class Replica:
     async def _enter(self, method: str) -> None:
         await asyncio.sleep(0)
         self.calls.append(method)
-        if method == "snapshot":
-            self.reading += 1
-            self.most_reading = max(self.most_reading, self.reading)
-            await asyncio.sleep(0)
-            self.reading -= 1
+        self.at_database += 1
+        self.most_at_database = max(self.most_at_database, self.at_database)
+        await asyncio.sleep(0)
         if method == "commit":
             self.before_commit()
             await self.go_on.wait()
+        self.at_database -= 1
 
     @property
     def commits(self) -> int:
@@ -124,43 +123,6 @@ async def test_callers_of_one_session_store_one_after_the_other_in_the_order_in_
     assert replica.commits == len(titles), "no commit was in vain"
     assert replica.titles == titles
     assert not len(replica.writer.lines)
-
-
-async def test_few_callers_of_one_session_read_it_at_the_same_time() -> None:
-    replica = await Replica.with_session()
-    await asyncio.gather(*(replica.change(str(number)) for number in range(50)))
-    assert 1 < replica.most_reading <= MOST_LOOKS + 1, "besides the one that stores"
-
-
-async def test_a_caller_that_leaves_while_it_waits_for_its_look_leaves_nothing_behind() -> None:
-    lines = SessionLines(lambda: 0.0)
-    async with AsyncExitStack() as looks:
-        for _ in range(MOST_LOOKS):
-            await looks.enter_async_context(lines.look(KEY))
-        waiting = asyncio.create_task(looked(lines))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-    assert not len(lines)
-
-
-async def test_more_than_so_many_callers_that_wait_for_their_look_are_told_to_come_again() -> None:
-    lines = SessionLines(lambda: 0.0)
-    async with AsyncExitStack() as looks:
-        for _ in range(MOST_LOOKS):
-            await looks.enter_async_context(lines.look(KEY))
-        waiting = [asyncio.create_task(looked(lines)) for _ in range(MOST_CALLERS - MOST_LOOKS)]
-        await asyncio.sleep(0)
-        with pytest.raises(SessionContended):
-            await looked(lines)
-    await asyncio.gather(*waiting)
-    assert not len(lines)
-
-
-async def looked(lines: SessionLines) -> None:
-    async with lines.look(KEY):
-        pass
 
 
 async def test_callers_of_another_session_do_not_wait() -> None:
@@ -272,21 +234,6 @@ async def test_a_caller_that_others_always_outrun_gets_contended() -> None:
         await outrunning
     assert refusal.value.retry_after
     assert not replica.titles
-
-
-async def test_what_stores_nothing_needs_no_place() -> None:
-    replica = await Replica.with_session()
-
-    def refuse(_: UnitOfWork) -> str:
-        raise TurnInProgress
-
-    async with asyncio.timeout(5):
-        with await replica.writer.lines.enter(KEY):
-            with pytest.raises(TurnInProgress):
-                await replica.writer.append(KEY, refuse)
-            unchanged = await replica.writer.append(KEY, lambda _: "as it is")
-            assert isinstance(unchanged, Stored)
-            assert unchanged.committed is None
 
 
 async def test_a_caller_in_line_takes_nothing_from_others_and_is_dropped_after_its_deadline() -> None:
