@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
-from tests.builders import a_call
+from tests.builders import NOON, a_call, new_id
 from tests.unit.engine.rules.test_outcomes import ASKER, PLACE, unit_of_work
 from tests.unit.tools.test_toolbox import SERVERS, a_box
 from turnkeeper.copies import replace
 from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome
 from turnkeeper.domain.tool_events import ToolReturned
 from turnkeeper.engine.rules.advance import Owner, advance_turn
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.policy.policies import Policies
 from turnkeeper.tools import samples
 from turnkeeper.tools.python import PythonTools
@@ -40,7 +42,7 @@ def ready(tool: str, arguments_json: str = "{}", **given: object) -> Call:
 @pytest.mark.parametrize("has_started", [True, False])
 def test_a_call_without_room_changes_nothing(has_started: bool) -> None:
     call = ready("current_time", started=has_started, attempt=2 if has_started else 0)
-    uow = unit_of_work(call)
+    uow = UnitOfWork(unit_of_work(call).snapshot, at=NOON + timedelta(seconds=1), new_id=new_id)
     before = uow.turn
     assert advance_turn(uow, an_owner(Toolbox([PythonTools([samples.current_time])]), has_room=lambda _: False)) == ()
     assert (uow.turn, uow.calls, list(uow.events)) == (before, (call,), [])
