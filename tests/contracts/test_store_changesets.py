@@ -108,7 +108,7 @@ async def test_what_changes_beside_what_was_read_is_stored(store: Store) -> None
     other = a_turn(key)
     await committed(store.commit(a_changeset(await head_of(store, key), an_event(), new_turns=(other,))))
     read = await snapshot_of(store, key)
-    turns = (replace(turn, tries=2, usage=Usage(output_tokens=7)), replace(other, tries=3, iterations=turn.iterations))
+    turns = (replace(turn, tries=2, usage=Usage(output_tokens=7)), replace(other, tries=3, message_id=turn.message_id))
     session = replace(read.session, title="new", usage=Usage(output_tokens=7), update_time=NOON)
     changeset = a_changeset(await head_of(store, key), an_event(), turns=turns, session=session)
     await committed(store.commit(replace(changeset, turn_as_read=read.turn, session_as_read=read.session)))
