@@ -124,15 +124,15 @@ class SessionLines:
         if line.callers >= MOST_CALLERS:
             raise self.contended(key)
         line.callers += 1
+        is_first = line.callers == 1
         try:
-            is_free = line.callers == 1
-            await self._wait(key, line, line.turn, is_free=is_free)
+            await self._wait(key, line, line.turn)
         except BaseException:
             self.left(key, line)
             raise
         place = Place(self, key, line)
         try:
-            if line.is_in_vain and not is_free:
+            if line.is_in_vain and not is_first:
                 raise ServiceUnavailable(session_id=key.session_id)
             self._check_wanted(key)
             resume()
@@ -152,7 +152,7 @@ class SessionLines:
             raise self.contended(key)
         line.lookers += 1
         try:
-            await self._wait(key, line, line.look, is_free=line.lookers == 1)
+            await self._wait(key, line, line.look)
             try:
                 self._check_wanted(key)
                 resume()
@@ -164,12 +164,9 @@ class SessionLines:
             line.lookers -= 1
             self._drop_idle(key, line)
 
-    async def _wait(self, key: SessionKey, line: _Line, turn: asyncio.Lock, *, is_free: bool) -> None:
-        """Waits for its turn, PATIENCE_S at most. Raises SessionContended or ServiceUnavailable then.
-
-        `is_free`: no other caller is before it in its line.
-        """
-        if is_free and not line.at_database.locked():
+    async def _wait(self, key: SessionKey, line: _Line, turn: asyncio.Lock) -> None:
+        """Waits for its turn, PATIENCE_S at most. Raises SessionContended or ServiceUnavailable then."""
+        if line.callers + line.lookers == 1:  # beside others, a lock may be free and promised to one of them
             await turn.acquire()
             await line.at_database.acquire()
             return

@@ -72,6 +72,37 @@ async def test_a_caller_that_leaves_while_another_is_at_the_database_leaves_noth
     assert not len(lines)
 
 
+async def test_a_caller_that_leaves_when_a_look_went_before_it_leaves_nothing_behind() -> None:
+    """The database was free when it came, and promised to the caller that looked."""
+    lines, is_looking, go_on = SessionLines(lambda: 0.0), asyncio.Event(), asyncio.Event()
+
+    async def look() -> None:
+        async with lines.look(KEY):
+            is_looking.set()
+            await go_on.wait()
+
+    async def change() -> None:
+        (await lines.enter(KEY)).leave()
+
+    async def change_twice() -> None:
+        with await lines.enter(KEY):
+            group.create_task(look())
+            await asyncio.sleep(0)
+        await change()
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        leaving = group.create_task(change_twice())
+        await is_looking.wait()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        behind = group.create_task(change())
+        await asyncio.sleep(0)
+        go_on.set()
+        await behind
+    assert leaving.cancelled()
+    assert not len(lines)
+
+
 async def test_a_caller_that_leaves_while_it_waits_for_its_look_leaves_nothing_behind() -> None:
     lines = SessionLines(lambda: 0.0)
     async with lines.look(KEY):
