@@ -245,12 +245,19 @@ Step = CallModel | RunTools | ResolveLost | AwaitAnswers | AwaitResults | Comple
 
 
 def next_step(
-    turn: Turn, calls: tuple[Call, ...], *, running: frozenset[str], max_iterations: int, parallel_tools: int
+    turn: Turn,
+    calls: tuple[Call, ...],
+    *,
+    running: frozenset[str],
+    max_iterations: int,
+    parallel_tools: int,
+    placed: frozenset[str] = frozenset(),
 ) -> Step:
     """Returns the turn's next step.
 
     `calls` are the turn's stored calls; `running` has the ids of those that this owner runs, and of READY ones that
     wait for room. A READY call starts even while another call of the same message waits for a person or for the client.
+    Those in `placed` have room already, and start first: no other call waits for what they keep.
     """
     open_calls = tuple(call for call in calls if call.state is not CallState.RETURNED)
     lost = tuple(call for call in open_calls if call.state is CallState.STARTED and call.id not in running)
@@ -258,7 +265,7 @@ def next_step(
         return ResolveLost(lost)
     room = parallel_tools - len(running)
     waiting = (call for call in open_calls if call.state is CallState.READY and call.id not in running)
-    ready = tuple(sorted(waiting, key=lambda call: call.position))
+    ready = tuple(sorted(waiting, key=lambda call: (call.id not in placed, call.position)))
     if ready and room > 0:
         return RunTools(ready[:room])
     if running:

@@ -43,9 +43,17 @@ def decide(
     iterations: int = 1,
     most: int = 8,
     parallel: int = 4,
+    placed: str = "",
 ) -> Step:
     turn = a_turn(PLACE, state=TurnState.RUNNING, finish_reason=finish, iterations=iterations)
-    return next_step(turn, calls, running=frozenset(running.split()), max_iterations=most, parallel_tools=parallel)
+    return next_step(
+        turn,
+        calls,
+        running=frozenset(running.split()),
+        max_iterations=most,
+        parallel_tools=parallel,
+        placed=frozenset(placed.split()),
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,6 +68,8 @@ def decide(
         (decide(a("2", READY, 1), a("1", READY, 0)), RunTools((a("1", READY, 0), a("2", READY, 1)))),
         (decide(a("1", READY), a("2", READY, 1), parallel=1), RunTools((a("1", READY),))),
         (decide(a("1", STARTED), a("2", READY, 1), running="1", parallel=1), AwaitResults()),
+        (decide(a("1", READY), a("2", READY, 1), parallel=1, placed="2"), RunTools((a("2", READY, 1),))),
+        (decide(a("1", READY), a("2", READY, 1), placed="2"), RunTools((a("2", READY, 1), a("1", READY)))),
         (decide(a("1", STARTED), a("2", READY, 1), running="1"), RunTools((a("2", READY, 1),))),
         (decide(a("1", STARTED), running="1"), AwaitResults()),
         (decide(a("1", STARTED), a("2", AWAITING, 1), running="1"), AwaitResults()),
@@ -84,6 +94,8 @@ def decide(
         "in the model's order",
         "no more at once than allowed",
         "no room while another runs",
+        "no call takes the slot of one that has its place",
+        "what has its place starts first",
         "room for one more",
         "wait for what runs",
         "what runs comes before who is asked",

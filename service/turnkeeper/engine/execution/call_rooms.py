@@ -4,10 +4,10 @@ A call waits before its start is stored: what waited when its owner is lost has 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.tools.call_places import CallPlaces
 from turnkeeper.tools.no_result import without_room
 from turnkeeper.tools.toolbox import Finished, Toolbox
@@ -31,6 +31,11 @@ class CallRooms:
     def waiting(self) -> frozenset[str]:
         """Returns the ids of the calls that wait for a place, or whose results were not taken yet."""
         return frozenset(call_id for call_id, wait in self._waits.items() if not _has_place(wait))
+
+    @property
+    def placed(self) -> frozenset[str]:
+        """Returns the ids of the calls that have a place, and have not started."""
+        return frozenset(self._places)
 
     @property
     def tasks(self) -> set[asyncio.Task[Finished | None]]:
@@ -69,9 +74,17 @@ class CallRooms:
         """Returns what a call that starts has a place of, for the caller to give back; None if it needs none."""
         return self._places.pop(call.id, None)
 
-    def release_unused(self) -> None:
-        """Gives back the places of calls that could have started and did not."""
-        for call_id in self._offered & self._places.keys():
+    def release_unused(self, calls: Iterable[Call] = ()) -> None:
+        """Gives back the places of calls that could have started and did not, and of those in `calls` that are closed
+        or wait for a person by now.
+        """
+        changed = set[str]()
+        if self._places or self._waits:
+            changed = {call.id for call in calls if call.state is not CallState.READY}
+        for call_id in changed:
+            if wait := self._waits.pop(call_id, None):
+                wait.cancel()
+        for call_id in (self._offered | changed) & self._places.keys():
             self._places.pop(call_id).give_back()
         self._offered.clear()
 

@@ -171,6 +171,7 @@ class TurnRun:
             running=self._tools.running | self._awaited_late(),
             releasing=self._lease.releasing,
             has_room=lambda call: self._tools.rooms.take(call, timeout=self._time_of(call)),
+            placed=self._tools.rooms.placed,
         )
 
     def _awaited_late(self) -> frozenset[str]:
@@ -210,7 +211,7 @@ class TurnRun:
             await self._owned.hold()
             fault("turn.tool.before_start")
             self._tools.start(call, timeout=self._time_of(call))
-        self._tools.rooms.release_unused()
+        self._tools.rooms.release_unused(self._owned.snapshot.calls)
         return decided
 
     def _time_of(self, call: Call) -> timedelta:
@@ -345,8 +346,7 @@ class TurnRun:
             await self._tools.stop()
             await self._hand_over()
             return
-        interrupted = await self._is_interrupted()
-        if interrupted:
+        if interrupted := await self._is_interrupted():
             await self._tools.stop()
         results = self._tools.take_results()
         if not results and not interrupted:

@@ -47,6 +47,8 @@ class Owner:
     """True if it starts nothing new, because it will hand the turn over."""
     has_room: Callable[[Call], bool] = lambda _: True
     """Returns True if a READY call may start. Otherwise it waits for room, and counts as running from then on."""
+    placed: frozenset[str] = frozenset()
+    """Ids of the READY calls that have waited for room, and have it."""
 
 
 def due_step(turn: Turn, calls: tuple[Call, ...], owner: Owner) -> Step:
@@ -58,6 +60,7 @@ def due_step(turn: Turn, calls: tuple[Call, ...], owner: Owner) -> Step:
         running=owner.running,
         max_iterations=min(requested, limits.max_iterations) if requested else limits.max_iterations,
         parallel_tools=limits.parallel_tools,
+        placed=owner.placed,
     )
 
 

@@ -1,6 +1,7 @@
 """A call of a tool of which only so many may run takes its place before it starts, or waits for it."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from tests.builders import a_call, a_session_key
@@ -109,4 +110,21 @@ async def test_a_tool_keeps_its_room_until_it_has_ended_though_its_time_is_over(
     await until(lambda: later.id not in runner.running)
     assert takes(runner, later)
     await until(lambda: depot.starts == 2)
+    await runner.stop()
+
+
+async def test_a_call_that_is_no_longer_ready_leaves_its_place_and_its_wait() -> None:
+    depot = Depot()
+    runner = a_runner_with(depot, room=1)
+    first, second, third = (ready() for _ in range(3))
+    assert takes(runner, first)
+    assert [takes(runner, call) for call in (second, third)] == [False, False]
+    depot.released.set()
+    await until(lambda: runner.rooms.placed == {second.id})
+    assert runner.rooms.waiting == {third.id}, "it waits behind the one that has its place"
+    runner.rooms.release_unused([replace(second, state=CallState.AWAITING)])
+    await until(lambda: runner.rooms.placed == {third.id})
+    runner.rooms.release_unused([replace(third, state=CallState.RETURNED)])
+    assert (runner.rooms.tasks, runner.rooms.placed) == (set(), frozenset()), "nothing wakes the turn's run any more"
+    assert takes(runner, ready())
     await runner.stop()
