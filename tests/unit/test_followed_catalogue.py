@@ -147,6 +147,20 @@ async def test_a_refused_catalogue_does_not_stop_the_server_of_a_call_under_way(
     assert source.is_running
 
 
+async def test_a_server_that_comes_back_while_its_connection_is_closed_runs_on(
+    followed: Followed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = followed.source
+    source.closed.clear()
+    (tmp_path / "desk.toml").write_text(AGENTS.replace('"*"', '"time__now"'))
+    assert await followed.write(SERVER.format(name="clock", tool="now") + ENTRY) == "REFUSED"
+    assert (source.runs, source.is_running) == (1, True), "its connection is being closed"
+    source.closed.set()
+    await until(lambda: source.runs == 2)
+    assert source.is_running
+    assert "by a defect" not in caplog.text, "two tasks ran it at the same time"
+
+
 async def test_a_server_that_is_gone_and_runs_no_call_is_stopped(followed: Followed) -> None:
     before = followed.source
     assert await followed.write(ENTRY) == "LOADED"

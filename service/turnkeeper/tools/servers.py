@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NoReturn
+from weakref import WeakKeyDictionary
 
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.catalogue import ToolServer
@@ -44,6 +45,8 @@ class ToolServers:
         self._tasks: dict[str, asyncio.Task[NoReturn]] = {}
         self._retired: dict[ServerSource, tuple[asyncio.Task[NoReturn], asyncio.Task[None]]] = {}
         """Sources that are gone and still run calls: the task of each, and the one that stops it."""
+        self._one_run: WeakKeyDictionary[ServerSource, asyncio.Lock] = WeakKeyDictionary()
+        """Held while a task runs the source: one that is stopped may close its connection for seconds."""
         self.under_way = CallsUnderWay()
         """The calls of the sources; the toolbox that has them counts its own here."""
         self._group: asyncio.TaskGroup | None = None
@@ -140,7 +143,11 @@ class ToolServers:
                 self._tasks[name], stopping = self._retired.pop(source)
                 stopping.cancel()
             elif name not in self._tasks:
-                self._tasks[name] = self._group.create_task(_run(source))
+                self._tasks[name] = self._group.create_task(self._run(source))
+
+    async def _run(self, source: ServerSource) -> NoReturn:
+        async with self._one_run.setdefault(source, asyncio.Lock()):
+            await _run(source)
 
 
 async def _run(source: ServerSource) -> NoReturn:

@@ -35,6 +35,9 @@ class LocalServer:
         self.listing = 0
         self.is_down = table.is_down
         self.is_running = False
+        self.runs = 0
+        self.closed = asyncio.Event()
+        self.closed.set()
         self.tools = table.tools
         self.answer: Callable[[str, dict[str, object]], Any] = lambda name, _: f'"{name}"'
         self._listed: Sequence[ToolSpec] | None = None
@@ -63,10 +66,13 @@ class LocalServer:
         return str(await answer if isawaitable(answer) else answer)
 
     async def run(self) -> None:
+        assert not self.is_running, "one task at a time runs a source"
         self.is_running = True
+        self.runs += 1
         try:
             await asyncio.get_running_loop().create_future()
         finally:
+            await self.closed.wait()
             self.is_running = False
 
     async def refresh(self) -> None:
