@@ -184,6 +184,7 @@ class Watcher:
                 continue
             await self._wait(broadcast, until=min(self._sent_at + self._watchers.keep_alive, self._ends_at))
             if (now := clock()) >= self.deadline:
+                self._kinds = NONE  # the events before it were counted
                 return Batch(self.position)
         return None
 

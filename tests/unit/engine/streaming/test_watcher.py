@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint
 
 from tests.unit.engine.streaming.test_turn_cache import KEY, a_changeset, committed, running
+from tests.unit.telemetry.calls import Meters
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
@@ -35,11 +37,11 @@ class UnusedStore:
         raise StoreUsed(name)
 
 
-def watchers_and_feeds(*, keep_alive: float = 60.0) -> tuple[Watchers, Feeds]:
+def watchers_and_feeds(*, keep_alive: float = 60.0, metrics: Metrics | None = None) -> tuple[Watchers, Feeds]:
     store: Any = UnusedStore()
     times = StreamTimes(keep_alive=keep_alive, rotation=600)
     feeds = Feeds(store, poll=1)
-    metrics = Metrics(NoOpMeterProvider())
+    metrics = metrics or Metrics(NoOpMeterProvider())
     watchers = Watchers(store, feeds, WireCodec(), metrics=metrics, times=times, rng=random.Random(1))
     return watchers, feeds
 
@@ -108,6 +110,18 @@ async def test_a_watcher_without_events_gets_keep_alives() -> None:
             batch = await asyncio.wait_for(watcher.next(), TIMEOUT)
             assert batch is not None
             assert (batch.events, batch.caught_up, batch.position) == ([], False, before.position)
+
+
+async def test_an_event_is_counted_as_delivered_once_whatever_keep_alives_follow() -> None:
+    meters = Meters()
+    watchers, feeds = watchers_and_feeds(keep_alive=0.01, metrics=meters.metrics)
+    with watchers.open(KEY) as watcher:
+        await caught_up(watcher, feeds)
+        for _ in range(3):
+            await asyncio.wait_for(watcher.next(), TIMEOUT)
+    (point,) = meters.read()["turnkeeper.event.delivery_lag"].data.data_points
+    assert isinstance(point, HistogramDataPoint)
+    assert point.count == 1
 
 
 async def test_watchers_at_one_position_get_the_same_response() -> None:
