@@ -124,7 +124,10 @@ async def serving(  # noqa: PLR0913 - what tests replace
         health_address = await stack.enter_async_context(
             health_port.serving(health, settings.health_at, settings.health_port, share_port=share_port)
         )
-        files, development = ConfiguredFiles(settings, is_followed=development is None), development or Development()
+        files, development = (
+            ConfiguredFiles(settings, is_followed=development is None, share_port=share_port),
+            development or Development(),
+        )
         if settings.jwks_port is not None:
             await stack.enter_async_context(_published_keys(files, settings, settings.jwks_port, share_port=share_port))
         await stack.enter_async_context(background(files.servers.run))

@@ -33,12 +33,18 @@ class ConfiguredFiles:
     """The agents by name, and the tools, of a running server."""
 
     def __init__(
-        self, settings: Settings, *, is_followed: bool = False, server_readers: Mapping[str, Reader] | None = None
+        self,
+        settings: Settings,
+        *,
+        is_followed: bool = False,
+        share_port: bool = False,
+        server_readers: Mapping[str, Reader] | None = None,
     ) -> None:
         """Reads the tools and the catalogue. Raises AgentConfigError and BadFile.
 
-        `is_followed`: `follow` reads the catalogue again when it changes. `server_readers` make the sources of tool
-        servers, by kind; None: those of this version.
+        `is_followed`: `follow` reads the catalogue again when it changes. `share_port`: other processes of the same
+        supervisor listen on the ports, too. `server_readers` make the sources of tool servers, by kind; None: those of
+        this version.
         """
         self._settings = settings
         self._default_model = settings.model
@@ -46,7 +52,7 @@ class ConfiguredFiles:
         self.tools = PythonTools(tools_file.with_installed(settings.tools))
         self._catalogue = catalogue.load(settings.catalogue)
         self._watched = self._watched_catalogue(settings.catalogue) if is_followed and settings.catalogue else None
-        kinds = readers() if server_readers is None else server_readers
+        kinds = server_readers or readers(needs_keys=share_port and settings.jwks_port is not None)
         self.servers = ToolServers(self._catalogue.servers, kinds)
         """The sources of the catalogue's servers. The caller runs them while the server runs."""
         self.toolbox = Toolbox(

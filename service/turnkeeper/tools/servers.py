@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Final, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -24,15 +25,18 @@ Reader = Callable[[ToolServer], ServerSource]
 logger = logging.getLogger(__name__)
 
 
-def readers() -> Mapping[str, Reader]:
-    """Returns the reader of each kind of server that this version has."""
-    return {"mcp": _mcp, "grpc": _over_grpc}
+def readers(*, needs_keys: bool = False) -> Mapping[str, Reader]:
+    """Returns the reader of each kind of server that this version has.
+
+    `needs_keys`: other processes publish at the same port what verifies their calls, so that all must have one key.
+    """
+    return {"mcp": _mcp, "grpc": partial(_over_grpc, needs_keys=needs_keys)}
 
 
-def _over_grpc(server: ToolServer) -> ServerSource:
+def _over_grpc(server: ToolServer, *, needs_keys: bool) -> ServerSource:
     from turnkeeper.tools.remote.table import source_of  # noqa: PLC0415 - its libraries only where it is needed
 
-    return source_of(server)
+    return source_of(server, needs_keys=needs_keys)
 
 
 class ToolServers:

@@ -175,6 +175,18 @@ class TestOnePort:
             assert status == 2
             assert output.endswith("another program has it. Stop that one, or choose another --jwks-port.\n")
 
+    async def test_a_tool_server_without_keys_is_refused_where_they_publish_them_together(
+        self, served: Served, tmp_path: Path
+    ) -> None:
+        """Each would sign with a key of its own, and another one would answer what verifies it."""
+        catalogue = tmp_path / "catalogue.toml"
+        catalogue.write_text('[[server]]\nname = "ledger"\ngrpc = "127.0.0.1:1"\nplaintext = true\n')
+        port = ("--port", "0", "--jwks-port", "0", "--catalogue", str(catalogue))
+        status, output = await _serve(served, *port, "--processes", "2")
+        assert status == 2
+        words = "server ledger: grpc needs `keys` beside it: several processes publish them at one --jwks-port"
+        assert output.count(words) == 1
+
     async def test_the_supervisor_holds_little_memory(self, served: Served) -> None:
         """43 MiB, most of it the database's driver with `cryptography`: it has put down what reads the settings."""
         assert resident(served.server.pid) < 48 * 2**20

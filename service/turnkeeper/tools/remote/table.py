@@ -29,8 +29,11 @@ class GrpcTable(BaseModel):
     keys: Annotated[list[str], Field(max_length=MOST_KEYS)] = []
 
 
-def source_of(server: ToolServer) -> RemoteTools:
-    """Returns the source of a server, not connected. Raises BadFile for a table that cannot be used."""
+def source_of(server: ToolServer, *, needs_keys: bool = False) -> RemoteTools:
+    """Returns the source of a server, not connected. Raises BadFile for a table that cannot be used.
+
+    `needs_keys`: one without `keys` is refused.
+    """
     table = server.read(GrpcTable)
     if table.plaintext and table.ca is not None:
         server.refuse("ca", "has no meaning with plaintext = true; remove one of them")
@@ -38,6 +41,8 @@ def source_of(server: ToolServer) -> RemoteTools:
         tokens = CallTokens.from_files([Path(key) for key in table.keys])
     except UnfitKey as unfit:
         server.refuse("keys", f"cannot be used: {unfit}")
+    if needs_keys and not table.keys:
+        server.refuse("grpc", "needs `keys` beside it: several processes publish them at one --jwks-port")
     if not table.keys:
         logger.warning(
             "the tool server %s has no `keys`: this process signs its calls with a key that no other replica has",
