@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.unit.engine.simulation.virtual_loop import Clock, VirtualLoop
-from turnkeeper.model.read_ticks import ReadTicks
+from turnkeeper.model.read_ticks import READ_AT_ONCE, ReadTicks
 
 
 class Stage:
@@ -89,3 +89,18 @@ def test_pauses_of_different_lengths_end_each_at_its_time(stage: Stage) -> None:
     assert stage.happened[-1] == "early read"
     stage.pass_by(19)
     assert stage.happened[-1] == "late read"
+
+
+def test_so_many_answers_are_read_before_the_loop_has_its_turn(stage: Stage) -> None:
+    class First(Pause):
+        def read(self) -> None:
+            super().read()
+            asyncio.get_running_loop().call_soon(stage.happened.append, "something else")
+
+    count = 2 * READ_AT_ONCE + 1
+    for pause in (First(stage, "0"), *(Pause(stage, str(number)) for number in range(1, count))):
+        stage.add(pause, 0.04)
+    stage.pass_by(40)
+    after = stage.happened[stage.happened.index("0 read") :]
+    assert after.index("something else") == READ_AT_ONCE
+    assert [line for line in after if line.endswith("read")] == [f"{number} read" for number in range(count)]
