@@ -1,7 +1,8 @@
 """The agents, the tools and the catalogue that the settings name: read at start, and again where that is requested."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,7 @@ class ConfiguredFiles:
         """
         self._default_model, self._answered_by = self._settings.model or default_model, answered_by
         self.toolbox.listing.check_names()
-        self.agents.update(self._agents())
+        self.agents.update(self._agents(self.toolbox))
 
     async def reload(self, check: Callable[[Iterable[Agent]], None]) -> None:
         """Reads the files again. A call that runs goes on with the old code, the next call of any session has the new.
@@ -77,29 +78,13 @@ class ConfiguredFiles:
         `check` may refuse the agents. Raises what it raises, AgentConfigError and BadFile; then nothing has changed.
         """
         functions = await asyncio.to_thread(tools_file.with_installed, self._settings.tools)
-        new_catalogue = await asyncio.to_thread(catalogue.load, self._settings.catalogue)
-        servers = self.servers.with_sources(new_catalogue.servers)
-        before = self.tools.functions, self._catalogue, self.servers.with_sources(self._catalogue.servers)
-        try:
-            self._set_tools(functions, new_catalogue, servers)
-            await self.servers.refresh([name for name, server in servers.items() if before[2].get(name) != server])
-            self.toolbox.listing.check_names()
-            agents = self._agents()
+        read = await asyncio.to_thread(catalogue.load, self._settings.catalogue)
+        async with self._trying(PythonTools(functions), read) as (servers, agents):
             check(agents.values())
-        except BaseException:
-            self._set_tools(*before)
-            raise
+            self.tools.replace(functions)
+            self._set_catalogue(read, servers)
         self.agents.clear()
         self.agents.update(agents)
-
-    def _set_tools(
-        self,
-        functions: Iterable[Callable[..., object]],
-        read: catalogue.Catalogue,
-        servers: Mapping[str, RunningServer],
-    ) -> None:
-        self.tools.replace(functions)
-        self._set_catalogue(read, servers)
 
     def report_to(self, report: Callable[[str, str], None]) -> None:
         """Reports each change of the catalogue while `follow` runs: `report` is called as that of WatchedFile."""
@@ -127,25 +112,31 @@ class ConfiguredFiles:
 
         The agents of today's file must fit it, as at a start.
         """
-        servers = self.servers.with_sources(read.servers)
-        before = self._catalogue, self.servers.with_sources(self._catalogue.servers)
         try:
-            self._set_catalogue(read, servers)
-            await self.servers.refresh([name for name, server in servers.items() if before[1].get(name) != server])
-            self.toolbox.listing.check_names()
-            self._agents()
-        except BaseException as error:
-            self._set_catalogue(*before)
-            if isinstance(error, AgentConfigError):
-                raise BadFile(str(error)) from error
-            raise
+            async with self._trying(self.tools, read) as (servers, _):
+                self._set_catalogue(read, servers)
+        except AgentConfigError as error:
+            raise BadFile(str(error)) from error
+
+    @asynccontextmanager
+    async def _trying(
+        self, tools: PythonTools, read: catalogue.Catalogue
+    ) -> AsyncIterator[tuple[Mapping[str, RunningServer], Mapping[str, Agent]]]:
+        """Returns a catalogue's sources, with their lists, and the agents, which fit; nothing has changed by then.
+
+        Raises BadFile and AgentConfigError.
+        """
+        servers = self.servers.with_sources(read.servers)
+        async with self.servers.trying(servers):
+            toolbox = Toolbox([tools, *(source for _, source in servers.values())], catalogue=read)
+            yield servers, self._agents(toolbox)
 
     def _set_catalogue(self, read: catalogue.Catalogue, servers: Mapping[str, RunningServer]) -> None:
         self._catalogue = read
         self.servers.set(servers)
         self.toolbox.reload([self.tools, *self.servers.sources], catalogue=read)
 
-    def _agents(self) -> Mapping[str, Agent]:
+    def _agents(self, toolbox: Toolbox) -> Mapping[str, Agent]:
         path = self._settings.agents or agents_file.SAMPLES
-        agents = agents_file.load(path, default_model=self._default_model, toolbox=self.toolbox)
+        agents = agents_file.load(path, default_model=self._default_model, toolbox=toolbox)
         return {name: replace(agent, model=self._answered_by(agent)) for name, agent in agents.items()}

@@ -147,18 +147,33 @@ async def test_a_refused_catalogue_does_not_stop_the_server_of_a_call_under_way(
     assert source.is_running
 
 
-async def test_a_server_that_comes_back_while_its_connection_is_closed_runs_on(
-    followed: Followed, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_refused_catalogue_stops_no_server(followed: Followed, tmp_path: Path) -> None:
     source = followed.source
-    source.closed.clear()
     (tmp_path / "desk.toml").write_text(AGENTS.replace('"*"', '"time__now"'))
     assert await followed.write(SERVER.format(name="clock", tool="now") + ENTRY) == "REFUSED"
-    assert (source.runs, source.is_running) == (1, True), "its connection is being closed"
-    source.closed.set()
-    await until(lambda: source.runs == 2)
-    assert source.is_running
-    assert "by a defect" not in caplog.text, "two tasks ran it at the same time"
+    assert await followed.write(TIME + ENTRY.replace("read_only", "idempotent")) == "LOADED"
+    assert (followed.source, source.runs, source.is_running) == (source, 1, True)
+
+
+async def test_nothing_has_changed_until_new_servers_have_listed_their_tools(
+    followed: Followed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A READY call of a tool that is only not listed yet would be closed."""
+    source, gate = followed.source, asyncio.Event()
+    monkeypatch.setitem(LocalServer.gates, "time", gate)
+    (tmp_path / "desk.toml").write_text(AGENTS.replace('"*"', '"time__now"'))
+    for tool, outcome in (("zone", "REFUSED"), ("now", "LOADED")):
+        gate.clear()
+        changed = f"{SERVER.format(name='time', tool=tool)}is_down = false\n{ENTRY}"
+        writing = asyncio.create_task(followed.write(changed))
+        await until(lambda: LocalServer.waiting == 1)
+        assert (followed.names, followed.source, source.is_running) == (["time__now"], source, True)
+        gate.set()
+        assert await writing == outcome
+    assert followed.names == ["time__now"]
+    assert followed.source is not source
+    await until(lambda: not source.is_running)
+    assert followed.source.is_running
 
 
 async def test_a_server_that_is_gone_and_runs_no_call_is_stopped(followed: Followed) -> None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, NoReturn
-from weakref import WeakKeyDictionary
 
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.catalogue import ToolServer
@@ -46,11 +46,7 @@ class ToolServers:
         """Raises BadFile for a table that cannot be used."""
         self._readers = readers
         self._sources: dict[str, RunningServer] = {}
-        self._tasks: dict[str, asyncio.Task[NoReturn]] = {}
-        self._retired: dict[ServerSource, tuple[asyncio.Task[NoReturn], asyncio.Task[None]]] = {}
-        """Sources that are gone and still run calls: the task of each, and the one that stops it."""
-        self._one_run: WeakKeyDictionary[ServerSource, asyncio.Lock] = WeakKeyDictionary()
-        """Held while a task runs the source: one that is stopped may close its connection for seconds."""
+        self._tasks: dict[ServerSource, asyncio.Task[NoReturn]] = {}
         self.under_way = CallsUnderWay()
         """The calls of the sources; the toolbox that has them counts its own here."""
         self._group: asyncio.TaskGroup | None = None
@@ -71,20 +67,34 @@ class ToolServers:
         kept = {name: pair for name, pair in self._sources.items() if pair[0] in servers}
         return {server.name: kept.get(server.name) or (server, self._source(server)) for server in servers}
 
+    @asynccontextmanager
+    async def trying(self, sources: Mapping[str, RunningServer]) -> AsyncIterator[None]:
+        """Runs the new ones among these sources for a `with` block, and lists their tools before it. Changes no other.
+
+        Those that `set` takes within the block run on.
+        """
+        new = [source for _, source in sources.values() if source not in self._tasks]
+        self._start(new)
+        try:
+            await asyncio.gather(*(self._refresh(source, LIST_TIME) for source in new))
+            yield
+        finally:
+            for source in set(new).difference(self.sources):
+                self._stop(source)
+
     def set(self, sources: Mapping[str, RunningServer]) -> None:
         """Takes these sources from now on. Each of those that are gone is stopped once none of its calls runs."""
-        for name, (_, source) in self._sources.items():
-            is_kept = name in sources and sources[name][1] is source
-            if not is_kept and (task := self._tasks.pop(name, None)) is not None:
-                self._retire(source, task)
+        gone = {source for _, source in self._sources.values()} - {source for _, source in sources.values()}
         self._sources = dict(sources)
-        self._start()
+        self._start(self.sources)
+        for source in gone:
+            self._stop(source)
 
     async def run(self) -> NoReturn:
         """Runs all sources until it is cancelled. Lists their tools first."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            self._start()
+            self._start(self.sources)
             try:
                 await self.refresh()
                 self.listed.set()
@@ -92,16 +102,14 @@ class ToolServers:
             finally:
                 self._group = None
                 self._tasks.clear()
-                self._retired.clear()
         raise AssertionError("a future that nothing sets")
 
-    async def refresh(self, names: Collection[str] | None = None, *, wait: float = LIST_TIME) -> None:
-        """Lists the tools of these servers anew, while `run` runs; None: of all.
+    async def refresh(self, *, wait: float = LIST_TIME) -> None:
+        """Lists the tools of all servers anew, while `run` runs.
 
         Logs a WARNING for each that does not answer within `wait` seconds.
         """
-        chosen = [source for name, (_, source) in self._sources.items() if names is None or name in names]
-        await asyncio.gather(*(self._refresh(source, wait) for source in chosen))
+        await asyncio.gather(*(self._refresh(source, wait) for source in self.sources))
 
     async def _refresh(self, source: ServerSource, wait: float) -> None:
         reason = f"no list within {wait:g} s"
@@ -127,31 +135,20 @@ class ToolServers:
             server.refuse(server.kind, "is a kind of server that this version cannot speak to")
         return reader(server)
 
-    def _retire(self, source: ServerSource, task: asyncio.Task[NoReturn]) -> None:
-        if self._group is None:
-            task.cancel()
-        else:
-            self._retired[source] = task, self._group.create_task(self._stop_after_calls(source, task))
+    def _start(self, sources: Iterable[ServerSource]) -> None:
+        """Starts what does not run yet."""
+        for source in sources:
+            if self._group is not None and source not in self._tasks:
+                self._tasks[source] = self._group.create_task(_run(source))
+
+    def _stop(self, source: ServerSource) -> None:
+        """Stops a source after its last call."""
+        if self._group is not None and (task := self._tasks.pop(source, None)) is not None:
+            self._group.create_task(self._stop_after_calls(source, task))
 
     async def _stop_after_calls(self, source: ServerSource, task: asyncio.Task[NoReturn]) -> None:
         await self.under_way.ended(source)
-        del self._retired[source]
         task.cancel()
-
-    def _start(self) -> None:
-        """Starts what does not run yet."""
-        if self._group is None:
-            return
-        for name, (_, source) in self._sources.items():
-            if source in self._retired:
-                self._tasks[name], stopping = self._retired.pop(source)
-                stopping.cancel()
-            elif name not in self._tasks:
-                self._tasks[name] = self._group.create_task(self._run(source))
-
-    async def _run(self, source: ServerSource) -> NoReturn:
-        async with self._one_run.setdefault(source, asyncio.Lock()):
-            await _run(source)
 
 
 async def _run(source: ServerSource) -> NoReturn:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from inspect import isawaitable
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,11 @@ class Table(BaseModel):
 class LocalServer:
     """Offers the tools that its table names; each returns its own name."""
 
+    gates: ClassVar[dict[str, asyncio.Event]] = {}
+    """By server: it lists its tools once this is set."""
+    waiting: ClassVar[int] = 0
+    """Servers that wait for that."""
+
     def __init__(self, server: ToolServer) -> None:
         table = server.read(Table)
         self.name = server.name
@@ -36,8 +41,6 @@ class LocalServer:
         self.is_down = table.is_down
         self.is_running = False
         self.runs = 0
-        self.closed = asyncio.Event()
-        self.closed.set()
         self.tools = table.tools
         self.answer: Callable[[str, dict[str, object]], Any] = lambda name, _: f'"{name}"'
         self._listed: Sequence[ToolSpec] | None = None
@@ -72,10 +75,13 @@ class LocalServer:
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            await self.closed.wait()
             self.is_running = False
 
     async def refresh(self) -> None:
+        if (gate := self.gates.get(self.name)) is not None:
+            LocalServer.waiting += 1
+            await gate.wait()
+            LocalServer.waiting -= 1
         if self.is_down:
             raise SourceUnreachable("nothing answers there")
         self.offer(*self.tools)

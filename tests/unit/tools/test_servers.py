@@ -80,7 +80,7 @@ async def test_a_server_whose_table_stays_keeps_its_source() -> None:
         servers.set(servers.with_sources(servers_of("\n" + TIME + DOWN.replace("true", "false"))))
         assert servers.sources[0] is time
         assert servers.sources[1] is not down
-        await servers.refresh(["down"])
+        await servers.refresh()
         await asyncio.sleep(0)
         assert (time.is_running, down.is_running) == (True, False)
         assert servers.sources[1].specs() == []
