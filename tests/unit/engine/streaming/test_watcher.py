@@ -117,11 +117,12 @@ async def test_an_event_is_counted_as_delivered_once_whatever_keep_alives_follow
     watchers, feeds = watchers_and_feeds(keep_alive=0.01, metrics=meters.metrics)
     with watchers.open(KEY) as watcher:
         await caught_up(watcher, feeds)
-        for _ in range(3):
+        feeds.publish(a_changeset(running(), after=5), committed("t", after=5), sent_at=time.monotonic())
+        for _ in range(4):
             await asyncio.wait_for(watcher.next(), TIMEOUT)
     (point,) = meters.read()["turnkeeper.event.delivery_lag"].data.data_points
     assert isinstance(point, HistogramDataPoint)
-    assert point.count == 1
+    assert point.count == 2, "the one that it began with, and the new one"
 
 
 async def test_watchers_at_one_position_get_the_same_response() -> None:
