@@ -53,9 +53,21 @@ class _Line:
     """Nor did it for IN_VAIN_S."""
 
     @property
+    def has_one(self) -> bool:
+        """Returns True if a single caller looks or stands in line."""
+        return self.callers + self.lookers == 1
+
+    @property
     def is_idle(self) -> bool:
         """Returns True if no caller and no owner needs it."""
         return not (self.callers or self.lookers or self.owner_writes)
+
+    def ended(self, error: BaseException | None, *, since: float) -> None:
+        """Takes how a caller ended that was at the database since this time of `time.monotonic`."""
+        now = time.monotonic()
+        self.is_unavailable = isinstance(error, ServiceUnavailable)
+        # The error of a caller whose own deadline has passed tells nothing of the database.
+        self.is_in_vain = self.is_unavailable and now - since >= IN_VAIN_S and now < wanted_until()
 
 
 class Place:
@@ -72,11 +84,7 @@ class Place:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         if self._line is not None:
-            self._line.is_unavailable = isinstance(error, ServiceUnavailable)
-            now = time.monotonic()
-            # The error of a caller whose own deadline has passed tells nothing of the database.
-            waited = self._line.is_unavailable and now - self._since >= IN_VAIN_S and now < wanted_until()
-            self._line.is_in_vain = waited
+            self._line.ended(error, since=self._since)
         self.leave()
 
     def leave(self) -> None:
@@ -116,9 +124,9 @@ class SessionLines:
         """Returns the first place once it is this caller's.
 
         Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it, and once the caller's
-        deadline has passed. Raises ServiceUnavailable to all who stand in line once the one before them waited
-        IN_VAIN_S for a database that is unavailable: each would wait for it as long. A caller that stood in line is at
-        work again; raises Overloaded if too many calls are.
+        deadline has passed. Raises ServiceUnavailable to all who stand in line, or wait for their look, once the one
+        before them waited IN_VAIN_S for a database that is unavailable: each would wait for it as long. A caller that
+        stood in line is at work again; raises Overloaded if too many calls are.
         """
         line = self._lines.setdefault(key, _Line())
         if line.callers >= MOST_CALLERS:
@@ -151,12 +159,21 @@ class SessionLines:
         if line.lookers >= MOST_CALLERS:
             raise self.contended(key)
         line.lookers += 1
+        is_first = line.has_one
         try:
             await self._wait(key, line, line.look)
             try:
+                if line.is_in_vain and not is_first:
+                    raise ServiceUnavailable(session_id=key.session_id)
                 self._check_wanted(key)
                 resume()
-                yield
+                since = time.monotonic()
+                try:
+                    yield
+                except BaseException as error:
+                    line.ended(error, since=since)
+                    raise
+                line.ended(None, since=since)
             finally:
                 line.look.release()
                 line.at_database.release()
@@ -166,7 +183,7 @@ class SessionLines:
 
     async def _wait(self, key: SessionKey, line: _Line, turn: asyncio.Lock) -> None:
         """Waits for its turn, PATIENCE_S at most. Raises SessionContended or ServiceUnavailable then."""
-        if line.callers + line.lookers == 1:  # beside others, a lock may be free and promised to one of them
+        if line.has_one:  # beside others, a lock may be free and promised to one of them
             await turn.acquire()
             await line.at_database.acquire()
             return

@@ -1,6 +1,7 @@
 """What becomes of those who stand in a session's line while the database does not answer."""
 
 import asyncio
+import contextlib
 import time
 from datetime import timedelta
 
@@ -47,6 +48,34 @@ async def test_who_stands_in_line_does_not_wait_for_the_database_after_one_that_
     assert not len(lines)
     with await lines.enter(KEY):
         pass  # the next one asks the database again
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["a look", "a change"])
+async def test_nor_do_those_who_wait_for_their_look(monkeypatch: pytest.MonkeyPatch, looks: bool) -> None:
+    """Each would wait for the database once more: a caller far behind got its answer late."""
+    monkeypatch.setattr(session_lines, "IN_VAIN_S", 0.0)
+    lines, reached = SessionLines(lambda: 0.5), list[int]()
+
+    async def look(number: int) -> None:
+        async with lines.look(KEY):
+            reached.append(number)
+
+    async with contextlib.AsyncExitStack() as first:
+        if looks:
+            await first.enter_async_context(lines.look(KEY))
+        else:
+            first.enter_context(await lines.enter(KEY))
+        behind = [asyncio.create_task(look(number)) for number in range(3)]
+        await asyncio.sleep(0)
+        with contextlib.suppress(ServiceUnavailable):
+            async with first.pop_all():
+                raise ServiceUnavailable
+    ended = await asyncio.gather(*behind, return_exceptions=True)
+    assert [type(end) for end in ended] == [ServiceUnavailable] * 3
+    assert not reached
+    assert not len(lines)
+    await look(3)  # the next one asks the database again
+    assert reached == [3]
 
 
 async def test_a_caller_whose_own_deadline_passed_does_not_end_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
