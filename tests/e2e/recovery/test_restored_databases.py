@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from grpc import aio
+from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.e2e.support.backups import Way, backup_of
 from tests.e2e.support.environment import Environment, transcript
 from tests.harness import Stubs
+from tests.processes import until
 from tests.status_details import refused
 from turnkeeper.pb.v1 import chat_pb2, message_pb2, session_pb2
 
@@ -280,3 +282,21 @@ async def test_a_caller_that_waits_for_a_lost_turn_is_not_told_that_it_is_done(e
     env.tool_control.release("w-lost")
     with refused("TURN_NOT_FOUND"):
         await waiting
+
+
+async def test_a_run_whose_calls_are_not_restored_yet_stops_and_the_turn_goes_on(
+    env: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who restores a database does so collection by collection: a run may end its call in between."""
+    session = await harness.create_test_session(env.stubs, agent="worker")
+    turn = await harness.send_message_to_session(env.stubs, session, "hold h-half", wait=0)
+    await env.tool_control.started("h-half")
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+        calls = client[env.database]["tool_calls"]
+        taken = await calls.find({"session_id": session}).to_list()
+        await calls.delete_many({"session_id": session})
+        env.tool_control.release("h-half")
+        await until(lambda: "lease was lost" in caplog.text)
+        await calls.insert_many(taken)
+    ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
+    assert ended.state == COMPLETED

@@ -13,6 +13,7 @@ from turnkeeper.engine.eventlog.lease import OWNER_PATIENCE, HeldLease, LeaseLos
 from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.services import RunServices
+from turnkeeper.engine.rules.turns import CallsAreGone
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Committed, Conflict, LogEnd, Snapshot
@@ -95,7 +96,8 @@ class OwnedTurn:
 
         Reads the session and decides again if another write came first: a message was queued, an approval decided. It
         pauses before that, as callers do; callers of the session let it first. Raises LeaseLost if another owner has
-        the session, ServiceUnavailable if the result stays unknown for OWNER_PATIENCE, and what `decide` raises.
+        the session, or for CallsAreGone; ServiceUnavailable if the result stays unknown for OWNER_PATIENCE, and what
+        `decide` raises otherwise.
         """
         with self._services.log_writer.lines.owner_writes(self.lease.key):
             return await self._append(decide)
@@ -106,7 +108,10 @@ class OwnedTurn:
             tries += 1
             self.cached = self.cached.at(time.monotonic())
             uow = self._services.log_writer.unit_of_work(self.snapshot)
-            value = decide(uow)
+            try:
+                value = decide(uow)
+            except CallsAreGone:
+                raise LeaseLost from None
             committed = await self._commit(uow)
             if committed is not None:
                 before, after = self.snapshot.head.end, uow.snapshot_after(committed, by_owner=True)

@@ -132,6 +132,10 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
     uow.put_turn(turn)
 
 
+class CallsAreGone(Exception):
+    """Calls that this owner runs are not stored any more: the database is being restored to an older state."""
+
+
 def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> Sequence[ToolOutcome]:
     """Closes each call whose tool has finished, with the tool's result.
 
@@ -139,9 +143,12 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> Sequenc
     A call that must not run twice gets none if it timed out, because its tool may still run, or if the connection to
     its tool broke. Its tool's server may have told what became of it; otherwise an approval asks for its outcome.
 
-    Returns the results' outcomes, TIMED_OUT or UNKNOWN, of the calls that become a question to a person.
+    Returns the results' outcomes, TIMED_OUT or UNKNOWN, of the calls that become a question to a person. Raises
+    CallsAreGone, with nothing changed.
     """
     by_id = {call.id: call for call in uow.calls}
+    if any(finished.call_id not in by_id for finished in results):
+        raise CallsAreGone
     unknown: list[tuple[Call, ToolOutcome]] = []
     for finished in results:
         outcome = finished.result.outcome
