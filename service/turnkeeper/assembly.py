@@ -248,8 +248,7 @@ class Replica:
         publisher = PreviewPublisher(store, self._feeds, held_leases=self._held_leases, heartbeat=heartbeat)
         receiver = PreviewReceiver(store, store, self._feeds, held_leases=self._held_leases)
         readers: dict[str, Any] = {"feeds": self._feeds, "inbox": self._inbox, "previews": receiver}
-        beside: dict[str, Any] = {"worker": self._worker, "metrics": metrics, "jitter": jitter, "heartbeat": heartbeat}
-        listener = ChangeListener(store, **readers, **beside)
+        listener = ChangeListener(store, **readers, worker=self._worker, metrics=metrics, jitter=jitter)
         jobs = (
             self._worker,
             self._feeds,

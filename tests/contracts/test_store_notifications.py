@@ -57,17 +57,6 @@ async def test_every_kind_of_change_is_notified_in_order(new_store: NewStore) ->
         assert await _next(notifications) == about(last_seq=6, owner="")
 
 
-async def test_notifications_that_may_come_late_come_all_the_same(new_store: NewStore) -> None:
-    here, there = await new_store(), await new_store()
-    key = await begin(there)
-    slacks = iter([0.02, 0.0])
-    async with here.notifications(slack=lambda: next(slacks, 0.02)) as notifications:
-        for sequence in range(2, 6):
-            await committed(there.commit(a_changeset(await head_of(there, key), an_event())))
-            notification = await _next(notifications)
-            assert (notification.session_key, notification.last_seq) == (key, sequence)
-
-
 async def test_a_lapsed_lease_is_notified_when_it_is_swept(store: Store) -> None:
     key = await begin(store)
     await run_turn(store, key, lease=SHORT)

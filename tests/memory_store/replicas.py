@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 
@@ -20,11 +20,7 @@ class Replicas(Part):
     """In the list of changes, where the last reader of notifications ended."""
 
     @asynccontextmanager
-    async def notifications(
-        self,
-        *,
-        slack: Callable[[], float] = lambda: 0.0,
-    ) -> AsyncIterator[AsyncIterator[Notification]]:
+    async def notifications(self) -> AsyncIterator[AsyncIterator[Notification]]:
         await self._enter("notifications")
         if self._position is None:
             self._position = len(self._database.changes)

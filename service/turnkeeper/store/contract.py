@@ -8,7 +8,7 @@ and writes one tenant only, unless its docstring names all tenants.
 Every method raises ServiceUnavailable if the database cannot be reached or does not answer in time.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol
@@ -172,9 +172,7 @@ class EventLog(LogEnds, Protocol):
         """Returns the number of the last event of each session that exists. Sends one query."""
         ...
 
-    def notifications(
-        self, *, slack: Callable[[], float] = lambda: 0.0
-    ) -> AbstractAsyncContextManager[AsyncIterator[Notification]]:
+    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[Notification]]:
         """Yields changes of any session of any tenant from the entry on, in order for each session.
 
         There is a notification for each changeset, claim, sweep and request to cancel; none for renewals. This
@@ -182,8 +180,7 @@ class EventLog(LogEnds, Protocol):
         chunks of other replicas come on the same stream, and so does each change of an approval, also of this one.
 
         Raises ServiceUnavailable, on entry and later, if the stream has ended. The next entry resumes where the last
-        one ended, if the database still has that position. `slack` returns the seconds by which they may come late now:
-        a database that need not hurry has less work with each commit.
+        one ended, if the database still has that position.
         """
         ...
 

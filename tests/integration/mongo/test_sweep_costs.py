@@ -4,7 +4,6 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import a_turn, an_event
@@ -14,7 +13,6 @@ from tests.processes import until
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.engine.replica.sweeper import SWEEPS_A_RESCUE, Sweeper
 from turnkeeper.store.changeset import HeadChange
-from turnkeeper.store.mongo.change_stream import AT_ONCE_MS, AWAIT_MS
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -39,19 +37,6 @@ async def test_most_sweeps_look_for_silent_replicas_and_lapsed_leases_alone(
     sweeps = [number for number, command in enumerate(commands) if command.get("find") == "replicas"]
     costs = [end - start for start, end in pairwise(sweeps)]
     assert costs[:SWEEPS_A_RESCUE] == [7, 2, 2, 2, 2], commands
-
-
-@pytest.mark.parametrize(("slack", "waits"), [(0.0, AWAIT_MS), (0.05, AT_ONCE_MS)])
-async def test_the_database_need_not_wait_for_changes_that_may_be_notified_late(
-    store: MongoStore, recorder: Recorder, slack: float, waits: int
-) -> None:
-    with recorder.recording() as commands:
-        async with store.notifications(slack=lambda: slack) as notifications:
-            waiting = asyncio.ensure_future(anext(notifications))
-            await until(lambda: any(name_of(command) == "getMore" for command in commands))
-            waiting.cancel()
-            await asyncio.wait([waiting])
-    assert {command["maxTimeMS"] for command in commands if name_of(command) == "getMore"} == {waits}
 
 
 async def test_a_purge_where_nothing_is_due_is_one_read(store: MongoStore, recorder: Recorder) -> None:

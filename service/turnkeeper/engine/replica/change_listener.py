@@ -10,7 +10,6 @@ from collections.abc import Callable
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.durations import jittered
 from turnkeeper.engine.execution.worker import Worker
-from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.inbox import Inbox
@@ -21,11 +20,6 @@ from turnkeeper.telemetry.metrics import Metrics
 
 OWN_CHANGES_DELAY = 0.05
 """Seconds that a notification of a session whose turn runs here is held back: its changesets are published directly."""
-ALONE_SLACK = 0.5
-"""Seconds by which notifications may come late while there is no other replica whose changes they could name.
-
-One that starts is known at the next heartbeat, and polls find what no notification named.
-"""
 PAUSE = 0.25
 """Seconds before a lost stream is opened again; they double with each try that fails."""
 INBOX_POLLED_FROM = 3
@@ -49,10 +43,8 @@ class ChangeListener:
         worker: Worker,
         metrics: Metrics,
         jitter: Callable[[], float],
-        heartbeat: Heartbeat,
     ) -> None:
-        """`jitter` returns a random number from 0 to 1; `heartbeat` knows whether there are other replicas."""
-        self._heartbeat = heartbeat
+        """`jitter` returns a random number from 0 to 1."""
         self._store = store
         self._feeds = feeds
         self._inbox = inbox
@@ -67,7 +59,7 @@ class ChangeListener:
         while True:
             reason, cause = "NOT_OPENED", "the stream has ended"
             try:
-                async with self._store.notifications(slack=self.slack) as notifications:
+                async with self._store.notifications() as notifications:
                     await self._begin()
                     reason = "BROKEN"
                     async for notification in notifications:
@@ -109,13 +101,6 @@ class ChangeListener:
             self._worker.notify()
         if not notification.by_owner or notification.owner not in (None, self._worker.offer.owner):
             self._worker.held_leases.notify(key)
-
-    def slack(self) -> float:
-        """Returns the seconds by which notifications may come late.
-
-        A replica that is alone learns nothing but its own changes of approvals, for the watchers of its inbox.
-        """
-        return ALONE_SLACK if self._heartbeat.alone and not self._inbox.is_watched else 0.0
 
     def _notify_grown(self, key: SessionKey, last_seq: int) -> None:
         """Notifies the session's watchers: at once, or after OWN_CHANGES_DELAY if its turn runs here."""

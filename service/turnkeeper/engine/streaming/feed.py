@@ -199,8 +199,8 @@ class Feed:
         while len(self._ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
             self._drop(1)
         self._count()
-        if after.sequence < self.last_seq:
-            self.notify_all()  # callers may wait for these, also if the newer events are of a log that is lost
+        if after.sequence <= self.last_seq:
+            self.notify_all()  # callers may wait for these, also if their numbers are known from a log that is lost
         self.notify_grown(after.sequence, after.changeset_id)
 
     def _add(self, event: StoredEvent, after: LogEnd) -> None:

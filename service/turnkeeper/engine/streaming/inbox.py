@@ -78,11 +78,6 @@ class Inbox:
         if not of_tenant:
             del self._watchers[watcher.tenant]
 
-    @property
-    def is_watched(self) -> bool:
-        """Returns True if it has a watcher, of whichever tenant."""
-        return bool(self._watchers)
-
     def notify(self, tenant: str, approval_id: str) -> None:
         """Takes that an approval was requested, or has changed."""
         if tenant in self._watchers:

@@ -6,7 +6,7 @@ what this replica's own worker wrote, which the replica knows already. Approvals
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeAlias
 
@@ -23,8 +23,6 @@ from turnkeeper.store.notifications import ApprovalNotification, ChangeNotificat
 APP_NAME: Final = "turnkeeper-hints"
 AWAIT_MS: Final = 500
 """The database answers after this long even without a change."""
-AT_ONCE_MS: Final = 1
-"""The same where there is slack. While it waits, the database looks at each commit as soon as it is stored."""
 SILENCE_MS: Final = 5_000
 """A database that does not answer within this time counts as unavailable."""
 
@@ -69,13 +67,13 @@ class ChangeStream:
         self._token: Document | None = None
 
     @asynccontextmanager
-    async def open(self, slack: Callable[[], float] = lambda: 0.0) -> AsyncIterator[AsyncIterator[Notification]]:
+    async def open(self) -> AsyncIterator[AsyncIterator[Notification]]:
         """Opens the stream as `EventLog.notifications` specifies."""
         session = ClientSession(self._client.delegate.start_session(causal_consistency=False), self._client)
         try:
             with DatabaseCall():
                 cursor = await self._aggregate(session)
-            async with aclosing(self._read(cursor, session, slack)) as notifications:
+            async with aclosing(self._read(cursor, session)) as notifications:
                 yield notifications
         finally:
             session.delegate.end_session()
@@ -100,9 +98,7 @@ class ChangeStream:
             self._token = None
             raise
 
-    async def _read(
-        self, cursor: _Cursor, session: ClientSession, slack: Callable[[], float]
-    ) -> AsyncGenerator[Notification]:
+    async def _read(self, cursor: _Cursor, session: ClientSession) -> AsyncGenerator[Notification]:
         batch = cursor["firstBatch"]
         with DatabaseCall():
             while True:
@@ -110,12 +106,10 @@ class ChangeStream:
                     self._token = change["_id"]
                     for notification in self._unreadable.passed_over([change], _notification_of):
                         yield notification
-                pause = slack()
-                if pause or batch:
-                    await asyncio.sleep(pause or PACE_S)
+                if batch:
+                    await asyncio.sleep(PACE_S)
                 self._token = cursor["postBatchResumeToken"]
-                await_ms = AT_ONCE_MS if pause else AWAIT_MS
-                more = {"getMore": cursor["id"], "collection": "$cmd.aggregate", "maxTimeMS": await_ms}
+                more = {"getMore": cursor["id"], "collection": "$cmd.aggregate", "maxTimeMS": AWAIT_MS}
                 cursor = await self._command(more, session)
                 batch = cursor["nextBatch"]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
 from functools import partial
@@ -157,10 +157,8 @@ class MongoStore(
     def linearizable(self) -> AbstractAsyncContextManager[None]:
         return self._consistent_reads.linearizable()
 
-    def notifications(
-        self, *, slack: Callable[[], float] = lambda: 0.0
-    ) -> AbstractAsyncContextManager[AsyncIterator[Notification]]:
-        return self._change_stream.open(slack)
+    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[Notification]]:
+        return self._change_stream.open()
 
     async def write_heartbeat(self, *, silent_after: timedelta) -> StoredHeartbeat:
         with self._connection.call("write_heartbeat"):

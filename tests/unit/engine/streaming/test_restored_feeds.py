@@ -312,3 +312,14 @@ def test_a_reset_feed_holds_nothing_of_the_lost_log() -> None:
     assert feed.since(1) == []
     assert feed.since(0) is None
     assert feed.changed.count > count
+
+
+async def test_events_whose_numbers_a_lost_log_had_are_no_less_news() -> None:
+    """A notification of the lost log may come after all that was kept of it is forgotten."""
+    feed = Feed()
+    feed.reset(LogEnd(6, "kept"))
+    feed.notify_grown(8)
+    waiting = feed.grown.subscribe()
+    feed.publish([stored(7, "new"), stored(8, "new")], after=LogEnd(6, "kept"))
+    assert waiting.done()
+    assert feed.since(6) == [stored(7, "new"), stored(8, "new")]
