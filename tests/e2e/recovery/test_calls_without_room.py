@@ -23,7 +23,23 @@ match = '^hold (?P<label>\S+)'
 tool_calls = [{ name = "hold_irreversible", arguments = { label = "{label}" } }]
 
 [[reply]]
+match = '^read and hold (?P<label>\S+)'
+after_tools = 0
+tool_calls = [
+  { name = "hold_reading", arguments = { label = "reading" } },
+  { name = "hold_irreversible", arguments = { label = "{label}" } },
+]
+
+[[reply]]
 text = "Told: {tool_result}"
+"""
+SINGLE = """
+[[agent]]
+name = "single"
+description = "Runs one tool at a time."
+tools = ["*"]
+limits = { parallel_tools = 1 }
+policy = [{ tool = "hold_reading", action = "approve" }, { tool = "*", action = "auto" }]
 """
 CATALOGUE = '[[tool]]\ntool = "hold_irreversible"\nconcurrency = 1\n'
 
@@ -35,11 +51,12 @@ class Stage:
     mongo_uri: str
     database: str
     model: ScriptedModel
+    agents: Path
     catalogue: Path
     control: ToolControl
 
     def server(self) -> AbstractAsyncContextManager[harness.ServerProcess]:
-        flags = ("--agents", str(AGENTS), "--catalogue", str(self.catalogue), "--outcome-patience", "0s")
+        flags = ("--agents", str(self.agents), "--catalogue", str(self.catalogue), "--outcome-patience", "0s")
         return harness.server_process(
             self.mongo_uri, self.database, self.model, flags=flags, variables=self.control.variables
         )
@@ -49,10 +66,27 @@ class Stage:
 async def stage(
     mongo_uri: str, module_database: str, tmp_path: Path, tool_control: ToolControl
 ) -> AsyncIterator[Stage]:
-    file = tmp_path / "catalogue.toml"
-    file.write_text(CATALOGUE)
+    agents, catalogue = tmp_path / "agents.toml", tmp_path / "catalogue.toml"
+    agents.write_text(AGENTS.read_text() + SINGLE)
+    catalogue.write_text(CATALOGUE)
+    files = {"agents": agents, "catalogue": catalogue}
     async with harness.scripted(SCRIPT) as model:
-        yield Stage(mongo_uri=mongo_uri, database=module_database, model=model, catalogue=file, control=tool_control)
+        yield Stage(mongo_uri=mongo_uri, database=module_database, model=model, control=tool_control, **files)
+
+
+async def in_line(stubs: harness.Stubs, *labels: str) -> list[chat_pb2.Turn]:
+    """Returns the turns of new sessions whose calls came one after the other: the first one runs."""
+    turns = []
+    for label in labels:
+        session = await harness.create_test_session(stubs, agent="worker")
+        turns.append(await harness.send_message_to_session(stubs, session, f"hold {label}", wait=0))
+        await until_event(stubs, session, "tool_called")
+    return turns
+
+
+async def completes(stubs: harness.Stubs, turn: chat_pb2.Turn) -> None:
+    ended = await harness.wait_for_turn(stubs, turn.session_id, turn.turn_id)
+    assert ended.state == chat_pb2.TURN_STATE_COMPLETED
 
 
 async def test_i5_a_call_that_waited_for_room_starts_at_the_next_owner_without_a_question(stage: Stage) -> None:
@@ -79,34 +113,40 @@ async def test_i5_a_call_that_waited_for_room_starts_at_the_next_owner_without_a
 
 
 async def test_a_call_that_waits_for_room_starts_when_there_is_some(stage: Stage) -> None:
+    labels = ["place-0", "place-1", "place-2"]
     async with stage.server() as server, harness.connect(server.address) as stubs:
-        sessions = [await harness.create_test_session(stubs, agent="worker") for _ in range(3)]
-        turns = []
-        for number, session in enumerate(sessions):
-            turns.append(await harness.send_message_to_session(stubs, session, f"hold place-{number}", wait=0))
-            await until_event(stubs, session, "tool_called")
-        for number, (session, turn) in enumerate(zip(sessions, turns, strict=True)):
-            await stage.control.started(f"place-{number}")
-            assert not any(stage.control.effects(f"place-{later}") for later in range(number + 1, len(sessions)))
-            stage.control.release(f"place-{number}")
-            ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
-            assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+        turns = await in_line(stubs, *labels)
+        for number, turn in enumerate(turns):
+            await stage.control.started(labels[number])
+            assert not any(stage.control.effects(later) for later in labels[number + 1 :])
+            stage.control.release(labels[number])
+            await completes(stubs, turn)
 
 
 async def test_a_cancelled_turn_leaves_the_queue(stage: Stage) -> None:
     async with stage.server() as server, harness.connect(server.address) as stubs:
-        sessions = [await harness.create_test_session(stubs, agent="worker") for _ in range(3)]
-        turns = []
-        for number, session in enumerate(sessions):
-            turns.append(await harness.send_message_to_session(stubs, session, f"hold queue-{number}", wait=0))
-            await until_event(stubs, session, "tool_called")
-        cancel = chat_pb2.CancelTurnRequest(session_id=sessions[1], turn_id=turns[1].turn_id)
+        _, second, third = await in_line(stubs, "queue-0", "queue-1", "queue-2")
+        cancel = chat_pb2.CancelTurnRequest(session_id=second.session_id, turn_id=second.turn_id)
         await stubs.chat.CancelTurn(cancel)
-        cancelled = await harness.wait_for_turn(stubs, sessions[1], turns[1].turn_id)
+        cancelled = await harness.wait_for_turn(stubs, second.session_id, second.turn_id)
         assert cancelled.state == chat_pb2.TURN_STATE_CANCELLED
         stage.control.release("queue-0")
         await stage.control.started("queue-2")
         stage.control.release("queue-2")
-        ended = await harness.wait_for_turn(stubs, sessions[2], turns[2].turn_id)
-        assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+        await completes(stubs, third)
         assert not stage.control.effects("queue-1")
+
+
+async def test_a_call_that_got_room_starts_before_one_of_its_turn_that_needs_none(stage: Stage) -> None:
+    """Otherwise it keeps a place, idle, from the calls of all other turns for as long as the other one runs."""
+    async with stage.server() as server, harness.connect(server.address) as stubs:
+        await in_line(stubs, "before")
+        session = await harness.create_test_session(stubs, agent="single")
+        turn = await harness.send_message_to_session(stubs, session, "read and hold behind", wait=0)
+        await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
+        stage.control.release("before")
+        await stage.control.started("behind")
+        assert not stage.control.effects("reading"), "it comes first in the message, and may start as well"
+        for label in ("behind", "reading"):
+            stage.control.release(label)
+        await completes(stubs, turn)

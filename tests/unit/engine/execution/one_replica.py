@@ -49,7 +49,7 @@ RUNNER = replace(
 
 
 class Model:
-    """Raises `error` after one word, in the stream; without one it answers, after a call of `tool` if that is set.
+    """Raises `error` after one word, in the stream; without one it answers, after a call of each `tool` that is set.
 
     Between the word and that it waits for `goes_on`: if it is `stubborn`, also when it is cancelled.
     """
@@ -59,6 +59,7 @@ class Model:
     def __init__(self) -> None:
         self.error: type[BaseException] | BaseException | None = None
         self.tool = ""
+        """Names with spaces between them."""
         self.stubborn = False
         self.calls = 0
         self.cancels = 0
@@ -81,12 +82,12 @@ class Model:
             yield " upon"
         if self.error is not None:
             raise self.error
-        tool, self.tool = self.tool, ""
-        requests = (ToolRequest(tool_call_id="", tool=tool, arguments_json="{}"),) if tool else ()
+        tools, self.tool = self.tool.split(), ""
+        requests = tuple(ToolRequest(tool_call_id="", tool=tool, arguments_json="{}") for tool in tools)
         yield ModelAnswer(
             text="Once",
             tool_requests=requests,
-            finish_reason=FinishReason.TOOL_CALLS if tool else FinishReason.STOP,
+            finish_reason=FinishReason.TOOL_CALLS if tools else FinishReason.STOP,
             usage=Usage(model_calls=1),
             model="small",
         )
