@@ -245,6 +245,22 @@ async def test_a_reader_of_the_lost_events_learns_that_they_are_gone(
         assert await list_events(stubs, session, kept) == list(range(7, last + 1))
 
 
+async def test_a_reader_learns_that_its_events_are_gone_though_they_are_restored_last(
+    env: Environment, other: Stubs
+) -> None:
+    session = await harness.create_test_session(env.stubs, agent="talker")
+    await talk(env.stubs, session, "o-one")
+    async with backup_of(env.mongo_uri, env.database) as backup:
+        await talk(env.stubs, session, "o-lost")
+        streams = [await Watch(stubs, session).catch_up() for stubs in (env.stubs, other)]
+        await backup.restore(without=frozenset({"events"}))
+        for stream in streams:
+            with refused("CURSOR_EXPIRED") as refusal:
+                await stream.end()
+            assert refusal.details.metadata["head_sequence"] == "6"
+        await backup.restore()
+
+
 async def test_a_reader_of_what_is_still_there_goes_on(env: Environment, other: Stubs) -> None:
     session = await harness.create_test_session(env.stubs, agent="talker")
     await talk(env.stubs, session, "g-one")

@@ -143,10 +143,11 @@ class Feed:
         return history_of(self._ring[index].changeset_id) if 0 <= index < len(self._ring) else ""
 
     def continues(self, position: StreamPosition) -> bool:
-        """Returns False if the feed does not reach this position, or has another history there."""
-        return position.sequence <= self.last_seq and (
-            not position.history or self.history(position.sequence) in ("", position.history)
-        )
+        """Returns True if the feed reaches this position, and has its history there.
+
+        A notification names no history: one of a log that was lost may come late.
+        """
+        return position.sequence <= self.last_seq and position.history in ("", self.history(position.sequence))
 
     def reaches(self, sequence: int, *, since: float) -> bool:
         """Returns True if the feed holds the log's newest events from this number on, so that no read is needed.

@@ -46,7 +46,7 @@ class LogReader:
         page = await ahead.wait() if ahead is not None and ahead.request.after == after else None
         if page is None:
             page = await self._read_shared(key, feed, PageRequest(after, limit, feed.last_seq))
-        if not await self._continues(page, key, position):
+        if not await self._continues(page, key, feed, position):
             raise log_restored(await head(key))
         if page.events:
             feed.notify_grown(page.last, page.events[-1].changeset_id)
@@ -108,9 +108,13 @@ class LogReader:
         with feed.pages.reading(read):
             return await read.read(lambda: self._store.events(key, after=after - more, limit=limit + more))
 
-    async def _continues(self, page: LogPage, key: SessionKey, position: StreamPosition) -> bool:
-        """Returns False if this page of the log certainly continues another history than that of the position."""
+    async def _continues(self, page: LogPage, key: SessionKey, feed: Feed, position: StreamPosition) -> bool:
+        """Returns False if this page of the log certainly continues another history than that of the position.
+
+        A log that was found to end before the position may still have events behind its end: while a database is
+        restored, its collections are of different times.
+        """
         history, after = position.history, position.sequence
-        if page.history is None and after:
+        if after and (page.history is None or after > feed.last_seq):
             return await self._store.holds(key, LogEnd(after, history))
         return len({page.history or "", history, ""}) < 3

@@ -271,6 +271,7 @@ async def test_a_page_that_was_read_ahead_for_another_position_is_not_taken() ->
     with feeds.attach(KEY) as feed:
         ahead = SharedRead(PageRequest(BATCH_EVENTS, 8, LENGTH))
         await ahead.read(lambda: log.events(after=BATCH_EVENTS - 1, limit=9))
+        feed.notify_grown(LENGTH)
         for after in (10, BATCH_EVENTS):
             page = await watchers.reader.next_page(
                 KEY, feed, StreamPosition(sequence=after), ahead=ahead, limit=8, head=watchers.head

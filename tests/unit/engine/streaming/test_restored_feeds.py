@@ -36,6 +36,8 @@ class Replica:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.restored_before = ""
+        """The first read that no longer finds what came after the second event."""
         self._database = MemoryDatabase(now=lambda: NOON)
         self.store = MemoryStore(self._database, codec=CODEC, enter=self._enter, random=random.Random(0))
         self.key = SessionKey("default", "session")
@@ -46,6 +48,8 @@ class Replica:
 
     async def _enter(self, method: str) -> None:
         self.calls.append(method)
+        if method == self.restored_before:
+            self.restore(2)
 
     async def store_messages(self, *words: str, here: bool = True) -> None:
         """Stores messages, each in a turn of its own; `here`: by this replica, so that its feeds get them at once."""
@@ -69,6 +73,16 @@ class Replica:
     def position(self, sequence: int) -> StreamPosition:
         logged = self._database.sessions[self.key].log[sequence - 1]
         return StreamPosition(sequence=sequence, history=history_of(logged.changeset_id))
+
+    def end(self, length: int) -> LogEnd:
+        """Returns the end of the log when it had so many events."""
+        return LogEnd(length, self._database.sessions[self.key].log[length - 1].changeset_id)
+
+    @property
+    def feed(self) -> Feed:
+        feed = self.feeds.get(self.key)
+        assert feed is not None
+        return feed
 
     @contextlib.contextmanager
     def watching(self) -> Iterator["Reader"]:
@@ -119,6 +133,38 @@ async def test_an_idle_reader_of_a_log_that_is_shorter_now_is_told_by_the_next_p
         with pytest.raises(CursorExpired) as raised:
             await waiting
         assert raised.value.metadata == {"oldest_sequence": "1", "head_sequence": "2"}
+
+
+@pytest.mark.parametrize("new", [(), ("new",)], ids=["shorter", "as long"])
+async def test_a_late_notification_of_the_lost_log_makes_no_position_right(
+    replica: Replica, new: tuple[str, ...]
+) -> None:
+    """It comes after the poll that found the log restored, and before the reader has looked."""
+    with replica.watching() as reader:
+        await reader.begin()
+        await replica.store_messages("lost")
+        await reader.next()
+        lost = reader.watcher.position.sequence
+        waiting = asyncio.create_task(reader.next())
+        await asyncio.sleep(0)
+        replica.restore(2)
+        replica.feed.reset(replica.end(2))
+        replica.feed.notify_grown(lost)
+        await replica.store_messages(*new, here=False)
+        with pytest.raises(CursorExpired):
+            await waiting
+
+
+async def test_a_reader_that_still_finds_its_events_behind_the_end_of_the_log_is_told(replica: Replica) -> None:
+    """Who restores a database does so collection by collection: the events may come after the log's new end."""
+    with replica.watching() as reader:
+        await reader.begin()
+        await replica.store_messages("lost")
+        await reader.next()
+        replica.feed.reset(replica.end(2))
+        replica.restored_before = "holds"
+        with pytest.raises(CursorExpired):
+            await reader.next()
 
 
 @pytest.mark.parametrize("lost_here", [True, False])
