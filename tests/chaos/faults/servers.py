@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.servers import Server
+from tests.chaos.services.running import ToolServer
 from tests.chaos.strikes import Strike
 from turnkeeper import faults
 
@@ -61,12 +62,12 @@ async def stop_long(cluster: Cluster, strike: Strike, rng: random.Random) -> Non
 
     Not for less: while the database is away, too, its leases lapse later.
     """
-    await _stop(await cluster.busiest(rng), strike, seconds=2 * cluster.plan.lease)
+    await stop(await cluster.busiest(rng), strike, seconds=2 * cluster.plan.lease)
 
 
 async def stop_short(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
     """Pauses a server shortly, as a busy machine would."""
-    await _stop(await cluster.busiest(rng), strike, seconds=rng.uniform(0.3, 1.5))
+    await stop(await cluster.busiest(rng), strike, seconds=rng.uniform(0.3, 1.5))
 
 
 async def blocked(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
@@ -99,7 +100,8 @@ async def silent(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
             strike.confirm(f"{hole.caught} connections of clients fell silent")
 
 
-async def _stop(server: Server, strike: Strike, *, seconds: float) -> None:
+async def stop(server: Server | ToolServer, strike: Strike, *, seconds: float) -> None:
+    """Stops a process for so many seconds: what is sent to it meanwhile arrives later."""
     strike.aim(server.name)
     server.freeze()
     try:

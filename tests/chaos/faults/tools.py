@@ -1,7 +1,6 @@
 """Faults of tool servers."""
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
@@ -10,11 +9,11 @@ from typing import Final
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.effects import Tail
+from tests.chaos.faults.servers import KILLED, stop
 from tests.chaos.programs import state
 from tests.chaos.services.running import Services
 from tests.chaos.strikes import Strike
 
-KILLED: Final = -int(signal.SIGKILL)
 AWAIT_EFFECT: Final = 4.0
 """Seconds for which a kill waits for a call to take effect."""
 LONGEST_FREEZE: Final = 8.0
@@ -42,18 +41,7 @@ async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 async def freeze(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
     """Stops a tool server for a time: calls outlast theirs, and what was sent arrives later."""
     server, seconds = rng.choice(_services(cluster).servers), rng.uniform(1, LONGEST_FREEZE)
-    strike.aim(server.name)
-    server.freeze()
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                while not server.program.stopped:  # noqa: ASYNC110 - a process sends no notification
-                    await asyncio.sleep(0.01)
-        if server.program.stopped:
-            strike.confirm(f"pid {server.program.pid} was in state T, for {seconds:.1f} s")
-        await asyncio.sleep(seconds)
-    finally:
-        server.thaw()
+    await stop(server, strike, seconds=seconds)
 
 
 async def cut(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
