@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import until
 from tests.unit.engine.execution.one_replica import RUNNER, TIMEOUT, Replica
 from turnkeeper.codes import Code
 from turnkeeper.domain.event import MessageCompleted
@@ -94,9 +95,7 @@ async def test_a_broken_connection_is_a_question_and_is_counted() -> None:
     async with replica.running():
         replica.model.tool, replica.tools.error = "act", OutcomeUnknown
         key, turn_id = await replica.accepted()
-        async with asyncio.timeout(TIMEOUT):
-            while "turnkeeper.unknown_outcomes" not in replica.meters.read():  # noqa: ASYNC110 - a metric notifies none
-                await asyncio.sleep(0.005)
+        await until(lambda: "turnkeeper.unknown_outcomes" in replica.meters.read())
     assert replica.database.sessions[key].turns[turn_id].state is TurnState.AWAITING_OUTCOME
     assert replica.meters.points("turnkeeper.unknown_outcomes") == {(("reason", "CONNECTION_LOST"),): 1}
 

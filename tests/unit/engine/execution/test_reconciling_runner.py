@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.processes import until
 from tests.unit.engine.execution.test_tool_runner import SHORT, TIMEOUT, Depot, Held, started
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.domain.tool import Call, ReconciledState, ToolClass, ToolOutcome, ToolSpec
@@ -62,9 +63,7 @@ async def in_question(ledger: Ledger) -> ToolRunner:
     """Returns the runner of a call that has timed out and whose server has not answered yet."""
     runner = a_runner(ledger)
     runner.start(LOST, timeout=SHORT)
-    async with asyncio.timeout(TIMEOUT.total_seconds()):
-        while not ledger.requests:  # noqa: ASYNC110 - a count sends no notification
-            await asyncio.sleep(0.001)
+    await until(lambda: ledger.requests > 0)
     return runner
 
 
