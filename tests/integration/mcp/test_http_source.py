@@ -16,10 +16,10 @@ from tests.mcp_servers import raw_http
 from tests.mcp_servers.raw_http import Answer, RawServer, raw_server
 from tests.mcp_servers.sdk_http import sdk_server, serving
 from tests.mcp_servers.sources import a_context, at, running
+from tests.name_service import answer_names
 from tests.processes import resident, until
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.tools.contract import NotStarted, OutcomeUnknown, SourceUnreachable, ToolError
-from turnkeeper.tools.mcp import http
 from turnkeeper.tools.mcp.source import McpTools
 from turnkeeper.tools.mcp.tables import Revision
 
@@ -259,11 +259,11 @@ async def test_a_name_that_resolves_differently_later_leads_nowhere_else(
     resolved: list[str] = []
     port = server.url.rpartition(":")[2].partition("/")[0]
 
-    async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
+    def addresses_of(host: str) -> list[str]:
         resolved.append(host)
         return ["127.0.0.1"] if len(resolved) == 1 else ["127.0.0.2"]
 
-    monkeypatch.setattr(http, "resolve", resolve)
+    answer_names(monkeypatch, addresses_of)
     async with running(at(f"http://tools.test:{port}/mcp")) as source:
         await source.refresh()
         for _ in range(3):

@@ -11,8 +11,8 @@ import pytest_asyncio
 from tests.contracts.gateway import CERTIFICATE
 from tests.mcp_servers.raw_http import RawServer, raw_server
 from tests.mcp_servers.sources import a_context, at, running
+from tests.name_service import answer_names
 from turnkeeper.tools.contract import SourceUnreachable
-from turnkeeper.tools.mcp import http
 
 
 @pytest_asyncio.fixture
@@ -31,10 +31,7 @@ async def server() -> AsyncIterator[RawServer]:
 async def test_a_server_is_trusted_by_its_certificate_alone(
     server: RawServer, monkeypatch: pytest.MonkeyPatch, host: str, ca: Path | None, is_trusted: bool
 ) -> None:
-    async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
-        return ["127.0.0.1"]
-
-    monkeypatch.setattr(http, "resolve", resolve)
+    answer_names(monkeypatch, lambda _: ["127.0.0.1"])
     async with running(replace(at(server.url.replace("127.0.0.1", host)), ca=ca)) as source:
         if is_trusted:
             await source.refresh()

@@ -1,11 +1,8 @@
 """Which addresses a tool server may have, however they are written."""
 
-import asyncio
-import socket
-from typing import Any
-
 import pytest
 
+from tests.name_service import answer_names
 from turnkeeper.tools.mcp.addresses import check, resolve
 from turnkeeper.tools.mcp.link import CannotOpen
 
@@ -54,10 +51,7 @@ async def test_an_address_in_another_form_is_refused_as_what_it_is(host: str) ->
 
 
 async def test_one_private_address_among_others_refuses_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(*_: object, **__: object) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (at, 80)) for at in ("8.8.8.8", "10.0.0.1")]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    answer_names(monkeypatch, lambda _: ("8.8.8.8", "10.0.0.1"))
     with pytest.raises(CannotOpen, match=r"tools\.test is at 10\.0\.0\.1, a private address"):
         await resolve("tools.test", 80, allow_private=False)
 
