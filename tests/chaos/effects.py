@@ -58,7 +58,7 @@ def write_down(
 
 
 class Tail:
-    """What was written down since this was made, or asked last."""
+    """The calls that take effect, of those that were written down since this was made."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / EFFECTS
@@ -66,7 +66,7 @@ class Tail:
         self._open: set[tuple[str, int]] = set()
 
     def takes_effect(self, source: str) -> bool:
-        """Returns True if a call of this server began since the beginning, and has not come to its end."""
+        """Returns True if a call of this server has begun, and has not come to its end."""
         if self._file.exists():
             with self._file.open("rb") as file:
                 file.seek(self._at)

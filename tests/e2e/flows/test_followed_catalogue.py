@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS
-from tests.processes import until_call
+from tests.processes import until, until_call
 from tests.test_tools import ToolControl
 from turnkeeper.pb.v1 import agent_pb2, event_pb2
 
@@ -29,15 +29,21 @@ def catalogue(tmp_path: Path) -> Path:
 async def stubs(
     mongo_uri: str, module_database: str, catalogue: Path, tool_control: ToolControl
 ) -> AsyncIterator[harness.Stubs]:
-    flags = ("--agents", str(AGENTS), "--catalogue", str(catalogue))
-    async with (
-        harness.scripted('[[reply]]\ntext = "Yes."\n') as model,
-        harness.server_process(
-            mongo_uri, module_database, model, flags=flags, variables=tool_control.variables
-        ) as server,
-        harness.connect(server.address) as connected,
-    ):
-        yield connected
+    flags, variables = ("--agents", str(AGENTS), "--catalogue", str(catalogue)), tool_control.variables
+    with log_beside(catalogue).open("wb") as log:
+        async with (
+            harness.scripted('[[reply]]\ntext = "Yes."\n') as model,
+            harness.server_process(
+                mongo_uri, module_database, model, flags=flags, variables=variables, stderr=log.fileno()
+            ) as server,
+            harness.connect(server.address) as connected,
+        ):
+            yield connected
+
+
+def log_beside(catalogue: Path) -> Path:
+    """Returns the file with the server's log."""
+    return catalogue.with_suffix(".log")
 
 
 def write(catalogue: Path, tool_class: str) -> None:
@@ -64,5 +70,7 @@ async def test_a_changed_catalogue_is_in_effect_without_a_restart(stubs: harness
     write(catalogue, "irreversible")
     await until_call(is_irreversible)
     write(catalogue, "harmless")
+    await until(lambda: "catalogue not reloaded" in log_beside(catalogue).read_text())
+    assert await class_of(stubs) == CLASS.TOOL_CLASS_IRREVERSIBLE
     write(catalogue, "forbidden")
     await until_call(is_forbidden)
