@@ -300,7 +300,7 @@ class Watcher:
         """Waits while there is nothing to deliver but deltas, for which the reader wants to wait longer."""
         clock = self._watchers.clock
         while clock() < self._deltas_from and self._page is None and not self._watchers.feeds.draining:
-            if not self.position.live or self.position.sequence < self._feed.last_seq:
+            if not self.position.live or self.position.sequence != self._feed.last_seq:
                 return
             await self._wait(self._feed.grown, until=self._deltas_from)
 

@@ -15,7 +15,7 @@ from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.streaming.batch import EVERYTHING, Batch
+from turnkeeper.engine.streaming.batch import EVERYTHING, Batch, EventFilter
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
@@ -165,6 +165,23 @@ async def test_a_reader_that_still_finds_its_events_behind_the_end_of_the_log_is
         replica.restored_before = "holds"
         with pytest.raises(CursorExpired):
             await reader.next()
+
+
+async def test_a_reader_that_wants_deltas_seldom_is_told_no_later(replica: Replica) -> None:
+    with replica.watchers.open(replica.key) as watcher:
+        await watcher.begin(replica.position(2), EventFilter(previews=True), delta_interval=2 * TIMEOUT)
+        await watcher.next()
+        await replica.store_messages("lost")
+        await watcher.next()
+        replica.feed.begin_preview(turn_id="t", message_id="m", attempt=1, started_after=3).append("text")
+        await watcher.next()
+        waiting = asyncio.create_task(watcher.next())
+        await asyncio.sleep(0)
+        replica.restore(2)
+        await replica.feeds.poll()
+        async with asyncio.timeout(TIMEOUT):
+            with pytest.raises(CursorExpired):
+                await waiting
 
 
 @pytest.mark.parametrize("lost_here", [True, False])
