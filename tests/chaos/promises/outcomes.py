@@ -51,7 +51,7 @@ class _Call:
             if event.kind == "tool_reconciled":
                 self._reconciled(event.event.tool_reconciled)
         if returned is not None:
-            self._returned(returned.event.tool_returned, is_asked=bool(questions))
+            self._returned(returned.event.tool_returned, is_question=bool(questions))
 
     def _reconciled(self, answer: event_pb2.ToolReconciled) -> None:
         state = event_pb2.ReconciledState.Name(answer.state).removeprefix("RECONCILED_STATE_")
@@ -64,7 +64,7 @@ class _Call:
             case "FAILED":
                 self._expect(answer.took_effect or answer.attempt not in self._counted, words)
 
-    def _returned(self, returned: event_pb2.ToolReturned, *, is_asked: bool) -> None:
+    def _returned(self, returned: event_pb2.ToolReturned, *, is_question: bool) -> None:
         outcome = event_pb2.ToolOutcome.Name(returned.outcome).removeprefix("TOOL_OUTCOME_")
         marked = any(
             event.kind == "approval_decided" and event.event.approval_decided.decision == _MARK_DONE
@@ -78,7 +78,7 @@ class _Call:
             case "FAILED":
                 self._expect(last not in self._counted, f"{words}, the last start being {last}")
             case "UNKNOWN":
-                self._expect(is_asked, f"{words}, and no person could decide on it")
+                self._expect(is_question, f"{words}, and no person could decide on it")
 
     def _expect(self, holds: bool, otherwise: str) -> None:
         self._found.expect(holds, f"{self._name} {otherwise}")

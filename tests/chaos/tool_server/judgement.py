@@ -37,7 +37,7 @@ def complaints(logs: Logs, effects: Sequence[Mapping[str, Any]], cut: Collection
     violations += [f"{key} was cut off, and is neither reconciled nor a question" for key in _unknown(logs, cut)]
     for session, events in logs.items():
         keys = {e.tool_started.tool_call_id: e.tool_started.key for e in events if e.HasField("tool_started")}
-        in_question = {call for call in keys if _is_asked(events, call)}
+        in_question = {call for call in keys if _is_question(events, call)}
         for returned in (e.tool_returned for e in events if e.HasField("tool_returned")):
             times = count[keys.get(returned.tool_call_id, "")]
             name = event_pb2.ToolOutcome.Name(returned.outcome)
@@ -70,14 +70,14 @@ def _kind(events: Sequence[event_pb2.Event], call: str) -> str:
     last = next((_state(one) for one in reversed(answers) if one.tool_call_id == call), "")
     if last in _ENDS:
         return last
-    if _is_asked(events, call):
+    if _is_question(events, call):
         return "ASKED"
     results = (e.tool_returned for e in events if e.HasField("tool_returned"))
     return "ANSWERED" if any(one.tool_call_id == call and one.outcome == OK for one in results) else "NOTHING"
 
 
-def _is_asked(events: Iterable[event_pb2.Event], call: str) -> bool:
-    """Returns True if a person was asked what became of the call."""
+def _is_question(events: Iterable[event_pb2.Event], call: str) -> bool:
+    """Returns True if what became of the call is a question for a person."""
     questions = (event.approval_requested for event in events if event.HasField("approval_requested"))
     return any(one.tool_call_id == call and one.kind == OUTCOME for one in questions)
 
