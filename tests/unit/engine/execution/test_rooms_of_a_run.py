@@ -52,3 +52,24 @@ async def test_a_call_that_a_person_must_decide_on_again_gives_its_place_to_anot
         await replica.accepted()
         await until(lambda: bench.started == ["act", "look", "act"])
         assert stored.turns[turn_id].state is TurnState.RUNNING, "by its look, which goes on"
+
+
+async def test_a_turn_whose_call_waits_for_room_is_handed_over_at_once_by_a_replica_that_drains() -> None:
+    """The tool that has the place may run for minutes, and the turn's next owner may have room."""
+    replica, bench = Replica(), Bench()
+    replica.services.toolbox.reload([bench], catalogue=ONE_AT_A_TIME)
+    async with replica.running():
+        replica.model.tool = "act"
+        await replica.accepted()
+        await until(lambda: bench.started == ["act"])
+        replica.model.tool = "act"
+        key, _ = await replica.accepted()
+        stored = replica.database.sessions[key]
+        await until(lambda: bool(stored.calls))
+        draining = asyncio.create_task(replica.worker.drain(grace=60))
+        await until(lambda: not stored.owner)
+        assert [call.state for call in stored.calls.values()] == [CallState.READY]
+        assert not draining.done(), "it waits for the tool of the other turn"
+        bench.runs[0][1].set_result('"acted"')
+        await draining
+    assert bench.started == ["act"]
