@@ -15,6 +15,7 @@ from turnkeeper.bootstrap import background
 from turnkeeper.configured_files import ConfiguredFiles
 from turnkeeper.domain.tool import CallState, ToolOutcome
 from turnkeeper.settings import Settings
+from turnkeeper.tools.catalogue import ToolServer
 
 AGENTS = '[[agent]]\nname = "desk"\ntools = ["*"]\n'
 SERVER = """
@@ -33,6 +34,8 @@ class Followed:
 
     files: ConfiguredFiles
     path: Path
+    made: list[LocalServer]
+    """The sources of all servers' tables that were read."""
     reports: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -62,10 +65,16 @@ async def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     (tmp_path / "desk.toml").write_text(AGENTS)
     path = tmp_path / "catalogue.toml"
     path.write_text(TIME + ENTRY)
+    made: list[LocalServer] = []
+
+    def source_of(server: ToolServer) -> LocalServer:
+        made.append(LocalServer(server))
+        return made[-1]
+
     files = ConfiguredFiles(
-        Settings(agents=tmp_path / "desk.toml", catalogue=path), is_followed=True, server_readers={"mcp": LocalServer}
+        Settings(agents=tmp_path / "desk.toml", catalogue=path), is_followed=True, server_readers={"mcp": source_of}
     )
-    followed = Followed(files=files, path=path)
+    followed = Followed(files=files, path=path, made=made)
     files.report_to(lambda name, outcome: followed.reports.append((name, outcome)))
     async with background(files.servers.run, files.follow):
         await files.servers.listed.wait()
@@ -153,6 +162,14 @@ async def test_a_refused_catalogue_stops_no_server(followed: Followed, tmp_path:
     assert await followed.write(SERVER.format(name="clock", tool="now") + ENTRY) == "REFUSED"
     assert await followed.write(TIME + ENTRY.replace("read_only", "idempotent")) == "LOADED"
     assert (followed.source, source.runs, source.is_running) == (source, 1, True)
+
+
+async def test_the_new_servers_of_a_refused_catalogue_are_stopped(followed: Followed, tmp_path: Path) -> None:
+    (tmp_path / "desk.toml").write_text(AGENTS.replace('"*"', '"time__now"'))
+    assert await followed.write(SERVER.format(name="clock", tool="now") + ENTRY) == "REFUSED"
+    clock = followed.made[-1]
+    assert (clock.name, clock.runs) == ("clock", 1)
+    await until(lambda: not clock.is_running)
 
 
 async def test_nothing_has_changed_until_new_servers_have_listed_their_tools(
