@@ -34,7 +34,7 @@ class Followed:
 
     files: ConfiguredFiles
     path: Path
-    made: list[LocalServer]
+    created: list[LocalServer]
     """The sources of all servers' tables that were read."""
     reports: list[tuple[str, str]] = field(default_factory=list)
 
@@ -65,16 +65,16 @@ async def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     (tmp_path / "desk.toml").write_text(AGENTS)
     path = tmp_path / "catalogue.toml"
     path.write_text(TIME + ENTRY)
-    made: list[LocalServer] = []
+    created: list[LocalServer] = []
 
     def source_of(server: ToolServer) -> LocalServer:
-        made.append(LocalServer(server))
-        return made[-1]
+        created.append(LocalServer(server))
+        return created[-1]
 
     files = ConfiguredFiles(
         Settings(agents=tmp_path / "desk.toml", catalogue=path), is_followed=True, server_readers={"mcp": source_of}
     )
-    followed = Followed(files=files, path=path, made=made)
+    followed = Followed(files=files, path=path, created=created)
     files.report_to(lambda name, outcome: followed.reports.append((name, outcome)))
     async with background(files.servers.run, files.follow):
         await files.servers.listed.wait()
@@ -167,7 +167,7 @@ async def test_a_refused_catalogue_stops_no_server(followed: Followed, tmp_path:
 async def test_the_new_servers_of_a_refused_catalogue_are_stopped(followed: Followed, tmp_path: Path) -> None:
     (tmp_path / "desk.toml").write_text(AGENTS.replace('"*"', '"time__now"'))
     assert await followed.write(SERVER.format(name="clock", tool="now") + ENTRY) == "REFUSED"
-    clock = followed.made[-1]
+    clock = followed.created[-1]
     assert (clock.name, clock.runs) == ("clock", 1)
     await until(lambda: not clock.is_running)
 
